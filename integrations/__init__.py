@@ -1,0 +1,1 @@
+"""Linearized sampling inside existing code. Installed as ``lms_geometry.integrations``."""

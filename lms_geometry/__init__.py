@@ -1,0 +1,27 @@
+"""Image warps with the linearized multi-sampling gradient, as drop-ins for kornia and PyTorch."""
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.modules import LinearizedGridSample, LinearizedHomographyWarper
+from lms_geometry.noise import draw_noise
+from lms_geometry.registration import Registration, register
+from lms_geometry.sampling import grid_sample_linearized
+from lms_geometry.warp import (
+    homography_warp_linearized,
+    remap_linearized,
+    warp_affine_linearized,
+    warp_perspective_linearized,
+)
+
+__all__ = [
+    "LinearizedGridSample",
+    "LinearizedHomographyWarper",
+    "LinearizedSampling",
+    "Registration",
+    "draw_noise",
+    "grid_sample_linearized",
+    "homography_warp_linearized",
+    "register",
+    "remap_linearized",
+    "warp_affine_linearized",
+    "warp_perspective_linearized",
+]

@@ -1,0 +1,52 @@
+"""Errors for arguments that would otherwise give silently wrong output: each names what came and what is wanted."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
+    """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+    fits = value.ndim == len(shape) and all(
+        isinstance(want, str) or got == want for got, want in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(length) for length in shape)
+        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}")
+
+
+def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless two tensors are on one device."""
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on {other_name}'s device {other.device}, got {value.device}")
+
+
+def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless two tensors have one dtype, or run under autocast, which mixes them."""
+    if value.dtype != other.dtype and not torch.is_autocast_enabled(other.device.type):
+        raise TypeError(f"{name} must have {other_name}'s dtype {other.dtype}, got {value.dtype}")
+
+
+def check_same_batch(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless two batches have one size or either has size 1."""
+    got, want = value.shape[0], other.shape[0]
+    if got != want and got != 1 and want != 1:
+        raise ValueError(f"{name} must have batch size 1 or {other_name}'s {want}, got {got}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}")
+
+
+def check_size(name: str, value: object) -> tuple[int, int]:
+    """Return ``value`` as (height, width), or raise."""
+    if not isinstance(value, Sequence) or len(value) != 2 or min(value) < 0:
+        raise ValueError(f"{name} must be (height, width), both at least 0, got {value!r}")
+    return value[0], value[1]

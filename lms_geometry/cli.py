@@ -1,0 +1,229 @@
+"""The command ``lms-geometry``: ``demo`` shows what the method does, ``register`` aligns two image files."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from kornia.geometry.conversions import denormalize_homography, normalize_homography
+from kornia.geometry.linalg import transform_points
+from kornia.geometry.transform import homography_warp, warp_perspective
+from torch import Tensor
+
+from lms_geometry.registration import Motion, Registration, register
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_PIXELS = 64_000_000
+_RECOVERED = 0.02
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message says what, and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="lms-geometry", description="Image warps with the linearized multi-sampling gradient."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="recover a strong warp of a photo from a target 8 times smaller")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the picture (default: demo)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
+
+    align = commands.add_parser("register", help="align one image file with another")
+    align.add_argument("source", type=Path, help="the image to move")
+    align.add_argument("target", type=Path, help="the image to move it onto")
+    align.add_argument("--motion", choices=get_args(Motion), default="affine", help="default: affine")
+    align.add_argument(
+        "--out", type=Path, default=Path("registered"), help="folder for the results (default: registered)"
+    )
+    align.add_argument("--size", type=int, default=256, help="long side, in pixels, to work at (default: 256)")
+    align.add_argument("--steps", type=int, default=200, help="steps of gradient descent (default: 200)")
+    align.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
+
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "demo":
+            _demo(options.out, options.seed)
+        else:
+            _register(options)
+    except (InputError, ValueError) as error:
+        parser.exit(2, f"lms-geometry: error: {error}\n")
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"lms-geometry: error: {error.name} is missing; pip install 'lms_geometry[cli]'\n")
+    return 0
+
+
+def _demo(out: Path, seed: int) -> None:
+    """Warp a photo, shrink it 8 times, and recover the warp with bilinear and with linearized sampling."""
+    from skimage import data
+
+    photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    source = F.interpolate(photo, (256, 256), mode="area")
+    # Target to source, normalised: a turn of 40 degrees, scales of 1.4 and 0.8, and a move by a tenth of the width.
+    angle = torch.deg2rad(torch.tensor(40.0))
+    cos, sin = angle.cos().item(), angle.sin().item()
+    truth = torch.tensor([[[1.4 * cos, -0.8 * sin, 0.2], [1.4 * sin, 0.8 * cos, -0.1], [0.0, 0.0, 1.0]]])
+    target = homography_warp(source, truth, (32, 32))
+    out.mkdir(parents=True, exist_ok=True)
+
+    print(f"A photo of 256 x 256 pixels, turned, stretched and moved, seen at 32 x 32. Seed {seed}.")
+    found: dict[str, Registration] = {}
+    errors: dict[str, float] = {}
+    samplers: dict[str, Literal["bilinear"] | None] = {"bilinear": "bilinear", "linearized": None}
+    for name, sampling in samplers.items():
+        generator = torch.Generator().manual_seed(seed)
+        found[name] = register(source, target, "anisotropic", sampling=sampling, generator=generator, progress=True)
+        errors[name] = _corner_error(found[name].matrix, truth, _size(source), _size(target))
+        verdict = "recovered" if errors[name] < _RECOVERED else "failed"
+        print(f"{name:>10}: corner error {errors[name]:.4f} of half the width: {verdict}")
+    _draw_demo(source, target, truth, found, errors, out / "demo.png")
+    print(f"The picture is {out / 'demo.png'}")
+
+
+def _register(options: argparse.Namespace) -> None:
+    """Align two image files; write the aligned image, an overlay and the matrix."""
+    if options.size < 8:
+        raise InputError(f"--size must be at least 8, got {options.size}")
+    source, target = _read_image(options.source), _read_image(options.target)
+    options.out.mkdir(parents=True, exist_ok=True)
+    small_source, small_target = (_shrink(image, options.size) for image in (source, target))
+    generator = torch.Generator().manual_seed(options.seed)
+    found = register(
+        small_source, small_target, options.motion, steps=options.steps, generator=generator, progress=True
+    )
+    matrix = _resized_matrix(found.matrix, small_source, small_target, source, target)
+    aligned = warp_perspective(source, matrix, _size(target))
+    _write_image(aligned, options.out / "aligned.png")
+    _write_image(_overlay(aligned, target), options.out / "overlay.png")
+    result = {
+        "source": str(options.source),
+        "target": str(options.target),
+        "motion": options.motion,
+        "matrix": matrix[0].tolist(),
+        "matrix_convention": "source to target, pixels, centres at integers",
+        "loss": {"first": found.loss[0].item(), "last": found.loss[-1].item()},
+        "steps": options.steps,
+        "seed": options.seed,
+    }
+    (options.out / "registration.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"Mean squared difference {found.loss[0].item():.5f} at the start, {found.loss[-1].item():.5f} at the end.")
+    print(f"aligned.png, overlay.png (red: source, cyan: target) and registration.json are in {options.out}")
+
+
+def _read_image(path: Path) -> Tensor:
+    """An image file as ``(1, 3, H, W)`` from 0 to 1."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise InputError(
+                    f"{path} is too large: {image.width} x {image.height} is more than {_MOST_PIXELS:,} pixels"
+                )
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is empty or not an image in a format Pillow reads") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def _write_image(image: Tensor, path: Path) -> None:
+    from PIL import Image
+
+    pixels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(path)
+
+
+def _shrink(image: Tensor, size: int) -> Tensor:
+    scale = min(1.0, size / max(image.shape[-2:]))
+    small = [max(1, round(n * scale)) for n in image.shape[-2:]]
+    return F.interpolate(image, small, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _resized_matrix(matrix: Tensor, source: Tensor, target: Tensor, full_source: Tensor, full_target: Tensor) -> Tensor:
+    """The matrix between two images, carried over to their full sizes: in normalised coordinates it is the same."""
+    normalised = normalize_homography(matrix, _size(source), _size(target), align_corners=False)
+    matrix = denormalize_homography(normalised, _size(full_source), _size(full_target), align_corners=False)
+    return matrix / matrix[:, 2:, 2:]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _overlay(aligned: Tensor, target: Tensor) -> Tensor:
+    """Red from one image, cyan from the other: grey where they agree."""
+    red, cyan = (image.mean(1, keepdim=True) for image in (aligned, target))
+    return torch.cat((red, cyan, cyan), 1)
+
+
+def _corner_error(matrix: Tensor, truth: Tensor, size: tuple[int, int], dsize: tuple[int, int]) -> float:
+    """Mean distance of the target's corners in the source from where they belong, in half widths."""
+    found = normalize_homography(matrix, size, dsize, align_corners=False).inverse()
+    corners = torch.tensor([[[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]])
+    return (transform_points(found, corners) - transform_points(truth, corners)).norm(dim=-1).mean().item()
+
+
+def _draw_demo(
+    source: Tensor,
+    target: Tensor,
+    truth: Tensor,
+    found: dict[str, Registration],
+    errors: dict[str, float],
+    path: Path,
+) -> None:
+    """The paper's Fig. 1: what is sought, and for each sampler the path it took and what it found."""
+    from matplotlib.figure import Figure
+
+    size, dsize = _size(source), _size(target)
+    outline = torch.tensor([[[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]]])
+    sought = transform_points(truth, outline)
+
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    axes = figure.subplots(2, 3)
+    _show(axes[0, 0], source, "source, 256 x 256 (white: what is sought)")
+    _draw_outline(axes[0, 0], sought, size, color="white", linewidth=2)
+    _show(axes[1, 0], target, "target, 32 x 32")
+    for column, name in enumerate(found, start=1):
+        path_matrices = normalize_homography(found[name].path[:, 0], size, dsize, align_corners=False).inverse()
+        outlines = transform_points(path_matrices, outline.expand(len(path_matrices), -1, -1))
+        _show(axes[0, column], source, f"{name}: its path, dark to bright")
+        for step in range(0, len(outlines), 10):
+            shade = step / (len(outlines) - 1)
+            _draw_outline(axes[0, column], outlines[step], size, color=(1.0, shade, 0.0), linewidth=0.8)
+        _draw_outline(axes[0, column], sought, size, color="white", linewidth=2)
+        _draw_outline(axes[0, column], outlines[-1], size, color="yellow", linewidth=2, linestyle="--")
+        _show(
+            axes[1, column],
+            warp_perspective(source, found[name].matrix, dsize),
+            f"{name}: corner error {errors[name]:.4f}",
+        )
+    figure.savefig(path, dpi=120)
+
+
+def _show(axes: "Axes", image: Tensor, title: str) -> None:
+    axes.imshow(image[0].clamp(0, 1).permute(1, 2, 0).numpy())
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_outline(axes: "Axes", outline: Tensor, size: tuple[int, int], **style: Any) -> None:  # noqa: ANN401
+    height, width = size
+    x, y = outline.reshape(-1, 2).unbind(-1)
+    axes.plot((x + 1) * width / 2 - 0.5, (y + 1) * height / 2 - 0.5, **style)
+    axes.set_facecolor("black")
+    axes.set_xlim(-0.4 * width, 1.4 * width)
+    axes.set_ylim(1.4 * height, -0.4 * height)

@@ -1,0 +1,79 @@
+"""The knobs of linearized multi-sampling, their units, and the settings of the paper."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Pattern = Literal["gaussian", "whitened"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearizedSampling:
+    r"""Settings of one linearized sample.
+
+    The defaults are those of W. Jiang et al., *Linearized Multi-Sampling for Differentiable Image Transformation*,
+    ICCV 2019. Numbers in brackets are its equations.
+
+    Args:
+        num_samples: K, the number of reads an output pixel, the centre included. At least 3; at least 4 when whitened.
+        sigma: standard deviation of the samples around an output pixel (3), in output pixels.
+        jitter: standard deviation of the samples added in the source (8, 9), in source pixels. It keeps the samples
+            from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off.
+        ridge: :math:`\epsilon` of the ridge least squares (7), with offsets measured in source pixels. Above 0.
+        intercept: whether the fit has the row of ones of (6). With it the value is a small blur of the source; without
+            it the value is exactly what an ordinary sampler reads.
+        mask_out_of_bounds: whether samples outside the source image are left out of the fit (section 6.1). If not, the
+            padding is sampled as if it were image.
+        pattern: how samples are drawn. ``"gaussian"``: independently, as in the paper. ``"whitened"``: shifted and
+            scaled to have mean 0 and covariance 1 at each pixel, which gives a better slope for the same K.
+
+    Raises:
+        TypeError: if a setting has the wrong type.
+        ValueError: if a setting is outside its range.
+
+    Example:
+        >>> LinearizedSampling(num_samples=16, mask_out_of_bounds=False).num_samples
+        16
+    """
+
+    num_samples: int = 8
+    sigma: float = 1.0
+    jitter: float = 1.0
+    ridge: float = 1e-3
+    intercept: bool = True
+    mask_out_of_bounds: bool = True
+    pattern: Pattern = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.pattern not in get_args(Pattern):
+            raise ValueError(f"pattern must be one of {get_args(Pattern)}, got {self.pattern!r}")
+        for name in ("intercept", "mask_out_of_bounds"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool):
+            raise TypeError(f"num_samples must be an int, got {self.num_samples!r}")
+        fewest = 4 if self.pattern == "whitened" else 3
+        if self.num_samples < fewest:
+            raise ValueError(
+                f"num_samples must be at least {fewest} for {self.pattern} samples, got {self.num_samples}"
+            )
+        for name in ("sigma", "jitter", "ridge"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if self.ridge == 0:
+            raise ValueError("ridge must be above 0, got 0: without it a fit to too few samples has no solution")
+        if self.sigma == 0 and self.jitter == 0:
+            raise ValueError("sigma and jitter must not both be 0: every sample would fall on the centre")
+
+    @classmethod
+    def paper(cls) -> "LinearizedSampling":
+        """The settings of the paper's text, which are also the defaults.
+
+        Example:
+            >>> LinearizedSampling.paper() == LinearizedSampling()
+            True
+        """
+        return cls()

@@ -1,0 +1,59 @@
+"""How far one output pixel reaches in the source image: equations (3), (8) and (9).
+
+The output-space samples of (3) follow the transform to first order, ``J n`` with ``J`` the derivative of the source
+point by the output pixel; collapse prevention (8, 9) adds ``m`` in the source. For standard normal ``n`` and ``m`` the
+sum ``sigma J n + jitter m`` is distributed as ``L z`` with ``L L' = sigma^2 J J' + jitter^2 I``: one draw ``z`` and one
+lower triangular factor ``L``, here called the footprint, place every sample.
+
+The axes of (x, y) come first: points are ``(2, B, h, w)``, a Jacobian and a footprint are ``(2, 2, B, h, w)`` and may
+have length 1 along ``B``, ``h`` and ``w``.
+"""
+
+import torch
+from torch import Tensor
+
+# Source pixels an output pixel. A point near a horizon moves without bound, but products of four derivatives must stay
+# finite in float32.
+_LARGEST_DERIVATIVE = 1e4
+
+
+def finite_difference_jacobian(points: Tensor) -> Tensor:
+    """Derivative of the source points by the output pixel, from a bare grid of points.
+
+    Of the forward and the backward difference it takes the smaller: callers fold several patches into one tall grid,
+    and at a seam one of the two is nonsense. An axis of length 1 has no neighbour and gives 0.
+    """
+    return torch.stack((_smaller_difference(points, -1), _smaller_difference(points, -2)), 1)
+
+
+def footprint(jacobian: Tensor, sigma: float, jitter: float) -> Tensor:
+    """The lower Cholesky factor ``L`` of ``sigma^2 J J' + jitter^2 I``.
+
+    Its determinant is summed from positive terms, so that a Jacobian of rank one loses no digits.
+    """
+    jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-_LARGEST_DERIVATIVE, _LARGEST_DERIVATIVE) * sigma
+    (xx, xy), (yx, yy) = jacobian
+    row_x, row_y = xx.square() + xy.square(), yx.square() + yy.square()
+    determinant = (xx * yy - xy * yx).square() + jitter**2 * (row_x + row_y + jitter**2)
+    l11 = (row_x + jitter**2).sqrt()
+    scale = torch.where(l11 > 0, l11, 1.0).reciprocal()
+    l21 = (xx * yx + xy * yy) * scale
+    l22 = torch.where(l11 > 0, determinant.sqrt() * scale, (row_y + jitter**2).sqrt())
+    return torch.stack((torch.stack((l11, torch.zeros_like(l11))), torch.stack((l21, l22))))
+
+
+def place(points: Tensor, footprint: Tensor, draw: Tensor) -> Tensor:
+    """The sample points ``points + L z`` for one draw ``z``, ``(2, B | 1, h, w)``."""
+    x, y = draw
+    return torch.addcmul(torch.addcmul(points, footprint[:, 0], x), footprint[:, 1], y)
+
+
+def _smaller_difference(points: Tensor, dim: int) -> Tensor:
+    last = points.shape[dim] - 1
+    if last < 1:
+        return torch.zeros_like(points)
+    step = points.diff(dim=dim)
+    length = step.square().sum(0, keepdim=True).nan_to_num(torch.inf)
+    forward, forward_length = (torch.cat((d, d.narrow(dim, last - 1, 1)), dim) for d in (step, length))
+    backward, backward_length = (torch.cat((d.narrow(dim, 0, 1), d), dim) for d in (step, length))
+    return torch.where(forward_length <= backward_length, forward, backward)

@@ -1,0 +1,145 @@
+"""``nn.Module`` forms of the functions: settings at construction, tensors at call."""
+
+import torch
+from kornia.geometry.transform import HomographyWarper
+from torch import Tensor, nn
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.sampling import grid_sample_linearized
+from lms_geometry.warp import homography_warp_linearized
+
+
+class LinearizedGridSample(nn.Module):
+    """Module form of :func:`grid_sample_linearized`.
+
+    Convention:
+        - as :func:`grid_sample_linearized`
+
+    Args:
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: meaning of -1 and 1; ``None`` means ``False``.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> sample = LinearizedGridSample(sampling=LinearizedSampling(mask_out_of_bounds=False))
+        >>> sample(torch.rand(2, 3, 20, 30), torch.zeros(2, 5, 6, 2)).shape
+        torch.Size([2, 3, 5, 6])
+    """
+
+    def __init__(
+        self,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+        align_corners: bool | None = None,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        self.padding_mode = padding_mode
+        self.align_corners = align_corners
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+
+    def forward(
+        self,
+        input: Tensor,
+        grid: Tensor,
+        *,
+        jacobian: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample ``input`` :math:`(B, C, H, W)` at ``grid`` :math:`(B, h, w, 2)`, as :func:`grid_sample_linearized`."""
+        return grid_sample_linearized(
+            input,
+            grid,
+            self.mode,
+            self.padding_mode,
+            self.align_corners,
+            sampling=self.sampling,
+            jacobian=jacobian,
+            noise=noise,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"mode={self.mode!r}, padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
+            f"sampling={self.sampling}"
+        )
+
+
+class LinearizedHomographyWarper(HomographyWarper):
+    r"""A :class:`kornia.geometry.HomographyWarper` that samples with :func:`homography_warp_linearized`.
+
+    Convention:
+        - the homography maps **destination to source**, in **normalised** coordinates, or in pixels with
+          ``normalized_coordinates=False``, as in :func:`homography_warp_linearized`
+
+    Args:
+        height: height of the destination.
+        width: width of the destination.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        normalized_coordinates: whether homographies are in normalised coordinates or in pixels.
+        align_corners: meaning of -1 and 1.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> warper = LinearizedHomographyWarper(5, 7)
+        >>> warper(torch.rand(1, 3, 20, 30), torch.eye(3)[None]).shape
+        torch.Size([1, 3, 5, 7])
+        >>> warper.precompute_warp_grid(torch.eye(3)[None])
+        >>> warper(torch.rand(1, 3, 20, 30)).shape
+        torch.Size([1, 3, 5, 7])
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+        normalized_coordinates: bool = True,
+        align_corners: bool = False,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__(height, width, mode, padding_mode, normalized_coordinates, align_corners)
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+        self._precomputed: Tensor | None = None
+
+    def precompute_warp_grid(self, src_homo_dst: Tensor) -> None:
+        """Keep homographies :math:`(B, 3, 3)` for calls that give none."""
+        self._precomputed = src_homo_dst
+
+    def forward(
+        self,
+        patch_src: Tensor,
+        src_homo_dst: Tensor | None = None,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Warp ``patch_src`` :math:`(B, C, H, W)` by ``src_homo_dst`` :math:`(B, 3, 3)`, or by the precomputed ones.
+
+        Raises:
+            RuntimeError: if there are neither.
+        """
+        homography = self._precomputed if src_homo_dst is None else src_homo_dst
+        if homography is None:
+            raise RuntimeError("src_homo_dst must be given, or kept before by precompute_warp_grid()")
+        return homography_warp_linearized(
+            patch_src,
+            homography,
+            (self.height, self.width),
+            self.mode,
+            self.padding_mode,
+            self.align_corners,
+            self.normalized_coordinates,
+            sampling=self.sampling,
+            noise=noise,
+            generator=generator,
+        )

@@ -1,0 +1,65 @@
+"""Unit-variance sample patterns: where the auxiliary samples of equation (3) fall before a footprint scales them."""
+
+import torch
+from torch import Tensor
+
+from lms_geometry.config import LinearizedSampling
+
+
+def draw_noise(
+    sampling: LinearizedSampling,
+    size: tuple[int, int],
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw the auxiliary samples of every output pixel, with unit variance along both axes (equation 3).
+
+    Drawing is a step of its own because a generator cannot enter a compiled graph: draw outside, pass ``noise=`` in.
+
+    Args:
+        sampling: gives the number of samples and the pattern.
+        size: size of the output image, ``(height, width)``.
+        generator: source of randomness; torch's global one if ``None``. It may live on another device than the result,
+            so that one seed gives the same samples everywhere.
+        device: device of the result; torch's default if ``None``.
+        dtype: floating type of the result; torch's default if ``None``.
+
+    Returns:
+        Samples of shape :math:`(K - 1, h, w, 2)`, x (along the width) first.
+
+    Raises:
+        TypeError: if ``sampling`` is no :class:`LinearizedSampling` or ``dtype`` is no floating type.
+        ValueError: if ``size`` is not two sizes.
+
+    Example:
+        >>> draw_noise(LinearizedSampling(num_samples=8), (5, 6)).shape
+        torch.Size([7, 5, 6, 2])
+    """
+    if not isinstance(sampling, LinearizedSampling):
+        raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
+    if len(size) != 2 or min(size) < 0:
+        raise ValueError(f"size must be (height, width), both at least 0, got {tuple(size)}")
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating type, got {dtype}")
+    device = torch.get_default_device() if device is None else device
+    noise = torch.randn(
+        (sampling.num_samples - 1, *size, 2),
+        generator=generator,
+        device=device if generator is None else generator.device,
+        dtype=torch.promote_types(dtype, torch.float32),
+    )
+    if sampling.pattern == "whitened":
+        noise = _whiten(noise)
+    return noise.to(device=device, dtype=dtype)
+
+
+def _whiten(noise: Tensor) -> Tensor:
+    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes."""
+    x, y = (noise - noise.mean(0)).unbind(-1)
+    x = x / x.square().mean(0).sqrt()
+    y = y - (x * y).mean(0) * x
+    y = y / y.square().mean(0).sqrt()
+    return torch.stack((x, y), -1)

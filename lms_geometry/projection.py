@@ -1,0 +1,80 @@
+"""Matrices, and the output pixels sent through them: a grid of source points and its exact Jacobian."""
+
+import torch
+from kornia.geometry.conversions import normal_transform_pixel
+from kornia.geometry.grid import create_meshgrid
+from torch import Tensor
+
+# A determinant or a depth nearer to 0 is taken for 0, so that neither its reciprocal's square nor the gradient through
+# it leaves float32.
+_SMALLEST_DIVISOR = 1e-15
+
+
+def project(
+    src_from_dst: Tensor,
+    usable: Tensor,
+    dsize: tuple[int, int],
+    size: tuple[int, int],
+    align_corners: bool,
+    normalized_coordinates: bool = True,
+    affine: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Send the destination's pixels through matrices to normalised source points.
+
+    Args:
+        src_from_dst: matrices ``(B, 3, 3)`` from destination to normalised source coordinates.
+        usable: which of them are, ``(B, 1, 1)``; the points of others are NaN, nowhere.
+        dsize, size: sizes of destination and source, ``(height, width)``.
+        align_corners: meaning of -1 and 1.
+        normalized_coordinates: whether the matrices take the destination in normalised coordinates or in pixels.
+        affine: whether their last row is ``[0, 0, 1]``; then a Jacobian serves a whole image.
+
+    Returns:
+        The grid ``(B, h, w, 2)``, and its Jacobian in source pixels a destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
+    """
+    base = create_meshgrid(
+        *dsize, normalized_coordinates, device=usable.device, dtype=src_from_dst.dtype, align_corners=align_corners
+    )
+    x, y = base[:, :1, :, 0], base[:, :, :1, 1]
+    rows = src_from_dst.permute(1, 2, 0)[..., None, None]
+    x, y, depth = (a * x + b * y + c for a, b, c in rows)
+    linear = src_from_dst.detach()[:, None, None, :2, :2]
+    points = torch.stack((x, y))
+    if not affine:
+        usable = usable & (depth.detach().abs() > _SMALLEST_DIVISOR)
+        depth = torch.where(usable, depth, 1.0)
+        points = points / depth
+        perspective = src_from_dst.detach()[:, None, None, 2:, :2]
+        linear = (linear - points.detach().movedim(0, -1).unsqueeze(-1) * perspective) / depth.detach()[..., None, None]
+    if normalized_coordinates:
+        linear = linear * pixel_normalisation(dsize, align_corners, linear)[0].diagonal()[:2]
+    jacobian = linear / pixel_normalisation(size, align_corners, linear)[0].diagonal()[:2, None]
+    return torch.where(usable, points, torch.nan).movedim(0, -1), jacobian
+
+
+def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverses of ``(B, 3, 3)`` matrices, the identity for those that have none, and which have, ``(B, 1, 1)``."""
+    with torch.no_grad():
+        determinant = _cofactors(matrix.detach())[1]
+        regular = (determinant.isfinite() & (determinant.abs() > _SMALLEST_DIVISOR))[:, None, None]
+    cofactors, determinant = _cofactors(
+        torch.where(regular, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
+    )
+    return cofactors / determinant[:, None, None], regular
+
+
+def _cofactors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    first, second, third = matrix.unbind(-2)
+    columns = torch.linalg.cross(second, third), torch.linalg.cross(third, first), torch.linalg.cross(first, second)
+    return torch.stack(columns, -1), (first * columns[0]).sum(-1)
+
+
+def unit_scale(matrix: Tensor) -> Tensor:
+    """Homographies scaled to a largest entry of 1: a multiple of one is the same warp."""
+    scale = matrix.detach().abs().amax((-2, -1), keepdim=True)
+    return matrix / torch.where(scale > 0, scale, 1.0)
+
+
+def pixel_normalisation(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
+    height, width = (max(n, 1) for n in size)
+    return normal_transform_pixel(height, width, device=like.device, dtype=like.dtype, align_corners=align_corners)

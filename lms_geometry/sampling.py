@@ -1,0 +1,190 @@
+"""The linearized sampler, the one operation of the library, and how it is differentiated (equation 2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lms_geometry import backends
+from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.footprint import finite_difference_jacobian, footprint
+from lms_geometry.noise import draw_noise
+
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection")
+
+# Half widths of the image. A point beyond, infinite or nowhere (NaN) is moved here, outside: the bilinear kernel casts
+# coordinates to integers, and what it does with such is undefined (pytorch issue 24823).
+_FAR_OUTSIDE = 1e5
+
+
+def grid_sample_linearized(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    jacobian: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Sample an image at a grid of points, with the linearized gradient for the points.
+
+    Stands for :func:`torch.nn.functional.grid_sample`. Around every point :math:`T(x_i)` it reads a few random samples,
+    fits a plane to what they read, and returns the plane:
+
+    .. math::
+        I_0 + A_1 + A_{uv}^\top \left( T(x) - T(x_i) \right)
+
+    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, what ``grid_sample`` reads,
+    plus the intercept :math:`A_1` of the fit; the gradient for the grid is the slope :math:`A_{uv}`; the gradient for
+    the image is that of :math:`I_0`. The slope is by design not the derivative of the value.
+
+    Convention:
+        - ``input`` is :math:`(B, C, H, W)`, ``grid`` is :math:`(B, h, w, 2)` in normalised coordinates, x first, where
+          -1 and 1 are the centres (``align_corners=True``) or the outer edges (``False``) of the outermost texels
+        - ``align_corners=None`` means ``False``
+        - ``sampling.sigma`` is in output pixels, ``sampling.jitter`` and the slope are in source pixels
+        - a NaN or infinite point, or one more than 100,000 half widths away, counts as outside the image: its value is
+          the padding's, its gradient 0
+        - an axis of the image that is one texel long has no slope
+
+    Args:
+        input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
+        grid: where to sample, shape :math:`(B, h, w, 2)`. Either batch may be 1 and is then shared.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: see above.
+        sampling: settings of the method; the paper's if ``None``.
+        jacobian: derivative of the source point by the output pixel, in source pixels an output pixel, row x first:
+            shape :math:`(B, h, w, 2, 2)`, where B, h and w may be 1. Finite differences of the grid if ``None``. It
+            shapes the samples only and gets no gradient.
+        noise: draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`, shared over the batch,
+            or :math:`(B, K - 1, h, w, 2)`. Drawn here if ``None``.
+        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+
+    Returns:
+        The sampled image, shape :math:`(B, C, h, w)`, in ``input``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        >>> image = torch.rand(2, 3, 20, 30)
+        >>> grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), (2, 3, 5, 6), align_corners=False)
+        >>> grid_sample_linearized(image, grid.requires_grad_()).shape
+        torch.Size([2, 3, 5, 6])
+    """
+    sampling = LinearizedSampling() if sampling is None else sampling
+    _check(input, grid, mode, padding_mode, sampling, jacobian, noise)
+    align_corners = bool(align_corners)
+    dtype = _result_dtype(input, grid)
+    working = torch.promote_types(dtype, torch.float32)
+    batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
+    input, grid = input.to(working).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
+
+    points = grid.nan_to_num(_FAR_OUTSIDE).clamp(-_FAR_OUTSIDE, _FAR_OUTSIDE)
+    centre = _read(input, points.detach(), mode, padding_mode, align_corners)
+    if not sampling.intercept and not _carries_gradient(grid):
+        return centre.to(dtype)
+
+    size = input.shape[-1], input.shape[-2]
+    if jacobian is None:
+        jacobian = finite_difference_jacobian(_in_pixels(grid.detach(), size, align_corners))
+    else:
+        jacobian = jacobian.detach().to(working).movedim((-2, -1), (0, 1))
+    if noise is None:
+        noise = draw_noise(
+            sampling, (grid.shape[1], grid.shape[2]), generator=generator, device=input.device, dtype=working
+        )
+    noise = noise.detach().to(working).movedim(-1, 0)
+    slope, intercept = backends.fit(
+        input.detach(),
+        centre.detach(),
+        points.detach().movedim(-1, 0).contiguous(),
+        footprint(jacobian, sampling.sigma, sampling.jitter),
+        noise.unsqueeze(2).contiguous() if noise.ndim == 4 else noise.transpose(1, 2).contiguous(),
+        sampling,
+        mode,
+        padding_mode,
+        align_corners,
+    )
+    pixels = _in_pixels(points, size, align_corners)
+    shift_x, shift_y = (pixels - pixels.detach()).unsqueeze(2)
+    value = centre if intercept is None else centre + intercept
+    return value.addcmul(slope[0], shift_x).addcmul(slope[1], shift_y).to(dtype)
+
+
+def _read(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
+    """``F.grid_sample``, which is linear in the image but has no forward-mode derivative of its own."""
+    if not torch.compiler.is_compiling():
+        input, tangent = forward_ad.unpack_dual(input)
+        if tangent is not None:
+            centre = F.grid_sample(input, grid, mode, padding_mode, align_corners)
+            return forward_ad.make_dual(centre, F.grid_sample(tangent, grid, mode, padding_mode, align_corners))
+    return F.grid_sample(input, grid, mode, padding_mode, align_corners)
+
+
+def _in_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Normalised points ``(B, h, w, 2)`` as source pixels ``(2, B, h, w)``, texel centres at integers."""
+    return torch.stack(
+        [
+            (x + 1) * ((n - 1) / 2) if align_corners else (x + 1) * (n / 2) - 0.5
+            for x, n in zip(grid.unbind(-1), size, strict=True)
+        ]
+    )
+
+
+def _carries_gradient(grid: Tensor) -> bool:
+    """Whether anything will ask for the derivative for the grid, in reverse or in forward mode."""
+    if torch.compiler.is_compiling():
+        return True
+    return (torch.is_grad_enabled() and grid.requires_grad) or forward_ad.unpack_dual(grid).tangent is not None
+
+
+def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:
+    """The dtype of ``F.grid_sample``, which autocast runs in the wider of the two and, on a CPU, in float32."""
+    if not torch.is_autocast_enabled(input.device.type):
+        return input.dtype
+    dtype = torch.promote_types(input.dtype, grid.dtype)
+    return torch.promote_types(dtype, torch.float32) if input.device.type == "cpu" else dtype
+
+
+def _check(
+    input: Tensor,
+    grid: Tensor,
+    mode: str,
+    padding_mode: str,
+    sampling: LinearizedSampling,
+    jacobian: Tensor | None,
+    noise: Tensor | None,
+) -> None:
+    if not isinstance(sampling, LinearizedSampling):
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    check_tensor("input", input, ("B", "C", "H", "W"))
+    check_tensor("grid", grid, ("B", "h", "w", 2))
+    check_same_device("grid", grid, "input", input)
+    check_same_dtype("grid", grid, "input", input)
+    check_same_batch("grid", grid, "input", input)
+    check_choice("mode", mode, MODES)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    if min(input.shape[1:]) == 0:
+        raise ValueError(f"input must have at least one channel and one texel, got {tuple(input.shape)}")
+    batch, height, width = max(input.shape[0], grid.shape[0]), grid.shape[1], grid.shape[2]
+    if jacobian is not None:
+        check_tensor("jacobian", jacobian, ("B", "h", "w", 2, 2))
+        check_same_device("jacobian", jacobian, "input", input)
+        lengths = zip(jacobian.shape[:3], (batch, height, width), strict=True)
+        if any(got not in (1, want) for got, want in lengths):
+            raise ValueError(
+                f"jacobian must have shape ({batch}, {height}, {width}, 2, 2), or 1 for its first three lengths, "
+                f"got {tuple(jacobian.shape)}"
+            )
+    if noise is not None:
+        wanted = (sampling.num_samples - 1, height, width, 2)
+        check_tensor("noise", noise, wanted if noise.ndim == 4 else (batch, *wanted))
+        check_same_device("noise", noise, "input", input)

@@ -1,0 +1,368 @@
+"""Warps by a matrix or a map.
+
+The names, parameters and conventions are those of ``kornia.geometry``.
+"""
+
+import torch
+from kornia.geometry.conversions import (
+    convert_affinematrix_to_homography,
+    normalize_homography,
+    normalize_pixel_coordinates,
+)
+from torch import Tensor
+
+from lms_geometry.checks import (
+    check_choice,
+    check_same_batch,
+    check_same_device,
+    check_size,
+    check_tensor,
+)
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.projection import inverse, pixel_normalisation, project, unit_scale
+from lms_geometry.sampling import PADDING_MODES, grid_sample_linearized
+
+
+def warp_affine_linearized(
+    src: Tensor,
+    M: Tensor,
+    dsize: tuple[int, int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = True,
+    fill_value: Tensor | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Warp an image by an affine matrix, with the linearized gradient for the matrix.
+
+    Stands for :func:`kornia.geometry.warp_affine`:
+
+    .. math::
+        \text{dst}(x, y) = \text{src} \left( M^{-1}_{11} x + M^{-1}_{12} y + M^{-1}_{13} ,
+        M^{-1}_{21} x + M^{-1}_{22} y + M^{-1}_{23} \right )
+
+    sampled by :func:`grid_sample_linearized` with the exact Jacobian, one footprint an image.
+
+    Convention:
+        - ``src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
+        - ``M`` maps **source to destination**, in **pixels** with centres at integers, whatever ``align_corners``
+        - a singular or non-finite ``M`` puts every pixel outside the image, with gradient 0
+
+    Args:
+        src: the image, shape :math:`(B, C, H, W)`.
+        M: affine matrices, shape :math:`(B, 2, 3)`. Either batch may be 1 and is then shared.
+        dsize: size of the output, ``(height, width)``.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"`` | ``"fill"``.
+        align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
+        fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
+            broadcasts to the output. Zeros if ``None``.
+        sampling: settings of the method; the paper's if ``None``.
+        noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
+        generator: source of randomness when ``noise`` is ``None``.
+
+    Returns:
+        The warped image, shape :math:`(B, C, h, w)`, in ``src``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        >>> image = torch.rand(1, 3, 20, 30)
+        >>> M = torch.tensor([[[0.25, 0.0, 0.0], [0.0, 0.25, 0.0]]], requires_grad=True)
+        >>> out = warp_affine_linearized(image, M, (5, 7))
+        >>> out.shape, torch.autograd.grad(out.sum(), M)[0].shape
+        (torch.Size([1, 3, 5, 7]), torch.Size([1, 2, 3]))
+    """
+    check_tensor("M", M, ("B", 2, 3))
+    return _warp_pixels(src, M, dsize, mode, padding_mode, align_corners, fill_value, sampling, noise, generator)
+
+
+def warp_perspective_linearized(
+    src: Tensor,
+    M: Tensor,
+    dsize: tuple[int, int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = True,
+    fill_value: Tensor | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Warp an image by a homography, with the linearized gradient for the matrix.
+
+    Stands for :func:`kornia.geometry.warp_perspective`:
+
+    .. math::
+        \text{dst}(x, y) = \text{src} \left(
+        \frac{M^{-1}_{11} x + M^{-1}_{12} y + M^{-1}_{13}}{M^{-1}_{31} x + M^{-1}_{32} y + M^{-1}_{33}} ,
+        \frac{M^{-1}_{21} x + M^{-1}_{22} y + M^{-1}_{23}}{M^{-1}_{31} x + M^{-1}_{32} y + M^{-1}_{33}} \right )
+
+    sampled by :func:`grid_sample_linearized` with the exact Jacobian at every pixel.
+
+    Convention:
+        - ``src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
+        - ``M`` maps **source to destination**, in **pixels** with centres at integers, whatever ``align_corners``;
+          a multiple of it is the same warp
+        - a singular or non-finite ``M`` puts every pixel outside the image, a horizon those on it, with gradient 0
+
+    Args:
+        src: the image, shape :math:`(B, C, H, W)`.
+        M: homographies, shape :math:`(B, 3, 3)`. Either batch may be 1 and is then shared.
+        dsize: size of the output, ``(height, width)``.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"`` | ``"fill"``.
+        align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
+        fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
+            broadcasts to the output. Zeros if ``None``.
+        sampling: settings of the method; the paper's if ``None``.
+        noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
+        generator: source of randomness when ``noise`` is ``None``.
+
+    Returns:
+        The warped image, shape :math:`(B, C, h, w)`, in ``src``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        >>> image = torch.rand(1, 3, 20, 30)
+        >>> M = torch.tensor([[[0.25, 0.0, 0.0], [0.0, 0.25, 0.0], [0.0, 0.001, 1.0]]])
+        >>> warp_perspective_linearized(image, M, (5, 7)).shape
+        torch.Size([1, 3, 5, 7])
+    """
+    check_tensor("M", M, ("B", 3, 3))
+    return _warp_pixels(src, M, dsize, mode, padding_mode, align_corners, fill_value, sampling, noise, generator)
+
+
+def homography_warp_linearized(
+    patch_src: Tensor,
+    src_homo_dst: Tensor,
+    dsize: tuple[int, int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    normalized_coordinates: bool = True,
+    normalized_homography: bool = True,
+    *,
+    sampling: LinearizedSampling | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Warp an image by a homography from destination to source, with the linearized gradient for it.
+
+    Stands for :func:`kornia.geometry.homography_warp`; sampled by :func:`grid_sample_linearized` with the exact
+    Jacobian at every pixel.
+
+    Convention:
+        - ``patch_src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
+        - ``src_homo_dst`` maps **destination to source**, in **normalised** coordinates of either image; in pixels with
+          ``normalized_coordinates=False``
+        - with ``normalized_homography=False`` it maps source to destination in pixels, as in
+          :func:`warp_perspective_linearized`
+        - ``align_corners`` says what -1 and 1 are, as in :func:`grid_sample_linearized`
+        - a non-finite matrix puts every pixel outside the image, a horizon those on it, with gradient 0
+
+    Args:
+        patch_src: the image, shape :math:`(B, C, H, W)`.
+        src_homo_dst: homographies, shape :math:`(B, 3, 3)`. Either batch may be 1 and is then shared.
+        dsize: size of the output, ``(height, width)``.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: see above.
+        normalized_coordinates: see above.
+        normalized_homography: see above.
+        sampling: settings of the method; the paper's if ``None``.
+        noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
+        generator: source of randomness when ``noise`` is ``None``.
+
+    Returns:
+        The warped image, shape :math:`(B, C, h, w)`, in ``patch_src``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        >>> image = torch.rand(1, 3, 20, 30)
+        >>> homography_warp_linearized(image, torch.eye(3)[None], (5, 7)).shape
+        torch.Size([1, 3, 5, 7])
+    """
+    check_tensor("src_homo_dst", src_homo_dst, ("B", 3, 3))
+    if not normalized_homography:
+        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        return warp_perspective_linearized(
+            patch_src,
+            src_homo_dst,
+            dsize,
+            mode,
+            padding_mode,
+            align_corners,
+            sampling=sampling,
+            noise=noise,
+            generator=generator,
+        )
+    dsize = check_size("dsize", dsize)
+    _check_pair("patch_src", patch_src, "src_homo_dst", src_homo_dst)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    size = patch_src.shape[-2], patch_src.shape[-1]
+    with torch.autocast(patch_src.device.type, enabled=False):
+        matrix = src_homo_dst.to(torch.promote_types(src_homo_dst.dtype, torch.float32))
+        finite = matrix.detach().isfinite().all(-1).all(-1)[:, None, None]
+        matrix = torch.where(finite, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
+        if not normalized_coordinates:
+            matrix = pixel_normalisation(size, align_corners, matrix) @ matrix
+        grid, jacobian = project(unit_scale(matrix), finite, dsize, size, align_corners, normalized_coordinates)
+    return _sample(patch_src, grid, mode, padding_mode, align_corners, jacobian, sampling, noise, generator)
+
+
+def remap_linearized(
+    image: Tensor,
+    map_x: Tensor,
+    map_y: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+    normalized_coordinates: bool = False,
+    *,
+    sampling: LinearizedSampling | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Warp an image by a map of source points, with the linearized gradient for the map.
+
+    Stands for :func:`kornia.geometry.remap`:
+
+    .. math::
+        \text{dst}(x, y) = \text{src}(\text{map}_x(x, y), \text{map}_y(x, y))
+
+    sampled by :func:`grid_sample_linearized` with a Jacobian by finite differences of the map.
+
+    Convention:
+        - ``image`` is :math:`(B, C, H, W)`; the maps are source **pixels** with centres at integers, or normalised
+        - as in kornia, pixel maps are normalised as for ``align_corners=True`` whatever flag is given, and ``None``
+          means ``False``: pass ``align_corners=True`` for an identity map to return the image
+
+    Args:
+        image: the image, shape :math:`(B, C, H, W)`.
+        map_x: source coordinate along the width, shape :math:`(B, h, w)`. Either batch may be 1 and is then shared.
+        map_y: source coordinate along the height, shape :math:`(B, h, w)`.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: see above.
+        normalized_coordinates: whether the maps are in normalised coordinates, -1 to 1.
+        sampling: settings of the method; the paper's if ``None``.
+        noise: draws of :func:`draw_noise` for the maps' size, or ``None``: see :func:`grid_sample_linearized`.
+        generator: source of randomness when ``noise`` is ``None``.
+
+    Returns:
+        The warped image, shape :math:`(B, C, h, w)`, in ``image``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        >>> image = torch.rand(1, 3, 20, 30)
+        >>> map_y, map_x = torch.meshgrid(torch.arange(5.0) * 4, torch.arange(7.0) * 4, indexing="ij")
+        >>> remap_linearized(image, map_x[None], map_y[None], align_corners=True).shape
+        torch.Size([1, 3, 5, 7])
+    """
+    check_tensor("map_x", map_x, ("B", "h", "w"))
+    check_tensor("map_y", map_y, ("B", *map_x.shape[1:]))
+    for name, coordinate in (("map_x", map_x), ("map_y", map_y)):
+        _check_pair("image", image, name, coordinate)
+    check_same_batch("map_y", map_y, "map_x", map_x)
+    maps = torch.broadcast_tensors(map_x, map_y)
+    grid = torch.stack(maps, -1).to(torch.promote_types(map_x.dtype, torch.float32))
+    if not normalized_coordinates:
+        grid = normalize_pixel_coordinates(grid, *image.shape[-2:])
+    return _sample(image, grid, mode, padding_mode, bool(align_corners), None, sampling, noise, generator)
+
+
+def _warp_pixels(
+    src: Tensor,
+    M: Tensor,
+    dsize: tuple[int, int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    fill_value: Tensor | None,
+    sampling: LinearizedSampling | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Warp by a source-to-destination pixel matrix, affine ``(B, 2, 3)`` or projective ``(B, 3, 3)``."""
+    dsize = check_size("dsize", dsize)
+    _check_pair("src", src, "M", M)
+    check_choice("padding_mode", padding_mode, (*PADDING_MODES, "fill"))
+    size = src.shape[-2], src.shape[-1]
+    affine = M.shape[-2] == 2
+    with torch.autocast(src.device.type, enabled=False):
+        matrix = M.to(torch.promote_types(M.dtype, torch.float32))
+        matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
+        matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), align_corners)
+        src_from_dst, regular = inverse(matrix)
+        grid, jacobian = project(src_from_dst, regular, dsize, size, align_corners, affine=affine)
+    if padding_mode != "fill":
+        return _sample(src, grid, mode, padding_mode, align_corners, jacobian, sampling, noise, generator)
+    # An image of ones beside the source says, at every output pixel, how much of it is image and how much is fill.
+    src = torch.cat((src, torch.ones_like(src[:, :1])), 1)
+    out = _sample(src, grid, mode, "zeros", align_corners, jacobian, sampling, noise, generator)
+    out, coverage = out[:, :-1], out[:, -1:]
+    return out if fill_value is None else out + (1 - coverage) * _fill_of(fill_value, out)
+
+
+def _sample(
+    src: Tensor,
+    grid: Tensor,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    jacobian: Tensor | None,
+    sampling: LinearizedSampling | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Sample in the wider dtype of image and grid: half precision cannot tell the pixels of a large image apart."""
+    working = torch.promote_types(src.dtype, grid.dtype)
+    return grid_sample_linearized(
+        src.to(working),
+        grid.to(working),
+        mode,
+        padding_mode,
+        align_corners,
+        sampling=sampling,
+        jacobian=jacobian,
+        noise=noise,
+        generator=generator,
+    ).to(src.dtype)
+
+
+def _fill_of(fill_value: Tensor, out: Tensor) -> Tensor:
+    if not isinstance(fill_value, Tensor):
+        raise TypeError(f"fill_value must be a tensor or None, got {type(fill_value).__name__}")
+    fill = fill_value.reshape(-1, 1, 1) if fill_value.ndim == 1 else fill_value
+    try:
+        fits = torch.broadcast_shapes(fill.shape, out.shape) == out.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"fill_value must have shape (1,), ({out.shape[1]},) or one that broadcasts to {tuple(out.shape)}, "
+            f"got {tuple(fill_value.shape)}"
+        )
+    return fill.to(out)
+
+
+def _check_pair(image_name: str, image: Tensor, other_name: str, other: Tensor) -> None:
+    check_tensor(image_name, image, ("B", "C", "H", "W"))
+    check_same_device(other_name, other, image_name, image)
+    check_same_batch(other_name, other, image_name, image)
