@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lms_geometry.checks import check_size
 from lms_geometry.config import LinearizedSampling
 
 
@@ -30,7 +31,7 @@ def draw_noise(
         Samples of shape :math:`(K - 1, h, w, 2)`, x (along the width) first.
 
     Raises:
-        TypeError: if ``sampling`` is no :class:`LinearizedSampling` or ``dtype`` is no floating type.
+        TypeError: if ``sampling`` or ``generator`` has the wrong type or ``dtype`` is no floating type.
         ValueError: if ``size`` is not two sizes.
 
     Example:
@@ -39,14 +40,15 @@ def draw_noise(
     """
     if not isinstance(sampling, LinearizedSampling):
         raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
-    if len(size) != 2 or min(size) < 0:
-        raise ValueError(f"size must be (height, width), both at least 0, got {tuple(size)}")
+    height, width = check_size("size", size)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     device = torch.get_default_device() if device is None else device
     noise = torch.randn(
-        (sampling.num_samples - 1, *size, 2),
+        (sampling.num_samples - 1, height, width, 2),
         generator=generator,
         device=device if generator is None else generator.device,
         dtype=torch.promote_types(dtype, torch.float32),

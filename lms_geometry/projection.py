@@ -55,8 +55,10 @@ def project(
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The inverses of ``(B, 3, 3)`` matrices, the identity for those that have none, and which have, ``(B, 1, 1)``."""
     with torch.no_grad():
-        determinant = _cofactors(matrix.detach())[1]
-        regular = (determinant.isfinite() & (determinant.abs() > _SMALLEST_DIVISOR))[:, None, None]
+        # The determinant of a singular matrix is what rounding leaves of the product of its rows' lengths (Hadamard).
+        rounding = torch.finfo(matrix.dtype).eps * matrix.detach().norm(dim=-1).prod(-1)
+        regular = _cofactors(matrix.detach())[1].abs() > rounding.clamp_min(_SMALLEST_DIVISOR)
+        regular = regular[:, None, None]
     cofactors, determinant = _cofactors(
         torch.where(regular, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
     )
@@ -76,5 +78,6 @@ def unit_scale(matrix: Tensor) -> Tensor:
 
 
 def pixel_normalisation(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
+    """The matrix ``(1, 3, 3)`` from pixels of an image of ``size`` to normalised coordinates."""
     height, width = (max(n, 1) for n in size)
     return normal_transform_pixel(height, width, device=like.device, dtype=like.dtype, align_corners=align_corners)

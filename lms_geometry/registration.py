@@ -91,7 +91,7 @@ def register(
         steps: number of steps of Adam.
         learning_rate: Adam's.
         generator: source of randomness; torch's global one if ``None``.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; needs tqdm, which comes with ``lms_geometry[cli]``.
 
     Returns:
         The :class:`Registration`.

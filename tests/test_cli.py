@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from kornia.geometry import warp_perspective
+from PIL import Image
+from skimage import data
+
+from lms_geometry import cli
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A photo, and the same photo taken again turned by 0.2, 0.6 times as large: files and the truth."""
+    folder = tmp_path_factory.mktemp("photos")
+    source = data.chelsea()
+    truth = torch.tensor([[[0.588, -0.119, 60.0], [0.119, 0.588, -15.0], [0.0, 0.0, 1.0]]])
+    tensor = torch.from_numpy(source.copy()).permute(2, 0, 1)[None].float()
+    target = warp_perspective(tensor, truth, (170, 250))[0].permute(1, 2, 0).byte().numpy()
+    Image.fromarray(source).save(folder / "source.jpg", quality=95)
+    Image.fromarray(target).save(folder / "target.png")
+    return folder, truth[0]
+
+
+def test_register_writes_the_aligned_image_an_overlay_and_the_matrix(photos, tmp_path, capsys):
+    folder, truth = photos
+    arguments = [str(folder / "source.jpg"), str(folder / "target.png"), "--out", str(tmp_path / "out")]
+    assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "128"]) == 0
+    result = json.loads((tmp_path / "out" / "registration.json").read_text())
+    corners = torch.tensor([[0.0, 0.0, 1.0], [451, 0, 1], [0, 300, 1], [451, 300, 1]]).T
+    found = torch.tensor(result["matrix"])
+    assert (found @ corners - truth @ corners)[:2].abs().max() < 2
+    assert result["motion"] == "similarity"
+    assert result["loss"]["last"] < result["loss"]["first"]
+    aligned, target = (
+        np.asarray(Image.open(p), dtype=float) for p in (tmp_path / "out" / "aligned.png", folder / "target.png")
+    )
+    assert aligned.shape == target.shape == (170, 250, 3)
+    assert np.abs(aligned - target).mean() < 8
+    overlay = np.asarray(Image.open(tmp_path / "out" / "overlay.png"), dtype=float)
+    assert np.array_equal(overlay[..., 1], overlay[..., 2])
+    assert np.abs(overlay[..., 0] - overlay[..., 1]).mean() < 8
+    assert "registration.json" in capsys.readouterr().out
+
+
+def test_the_demo_recovers_what_bilinear_cannot_and_draws_it(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path), "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "Seed 1" in printed
+    errors = {
+        line.split(":")[0].strip(): float(line.split()[3]) for line in printed.splitlines() if "corner error" in line
+    }
+    assert errors["linearized"] < 0.02
+    assert errors["bilinear"] > 0.3
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert min(picture.size) > 600
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty or not an image"),
+        (b"not an image", "is empty or not an image"),
+        ("folder", "cannot be read"),
+        ("truncated", "cannot be read"),
+        ("large", "is too large: 9000 x 8000 is more than 64,000,000 pixels"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(photos, tmp_path, capsys, content, message):
+    path = tmp_path / "bad.png"
+    if content == "folder":
+        path.mkdir()
+    elif content == "truncated":
+        path.write_bytes((photos[0] / "target.png").read_bytes()[:3000])
+    elif content == "large":
+        Image.new("1", (9000, 8000)).save(path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["register", str(photos[0] / "source.jpg"), str(path), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{path} {message}" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [(["--size", "4"], "--size must be at least 8, got 4"), (["--steps", "0"], "steps must be")]
+)
+def test_an_option_outside_its_range_is_named(photos, tmp_path, capsys, option, message):
+    arguments = [str(photos[0] / "source.jpg"), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["register", *arguments, *option])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_python_m_runs_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "lms_geometry", "--help"], capture_output=True, text=True, check=True)
+    assert "register" in done.stdout

@@ -1,0 +1,54 @@
+import dataclasses
+import pickle
+
+import pytest
+
+from lms_geometry import LinearizedSampling
+
+
+def test_the_defaults_are_the_paper():
+    assert LinearizedSampling.paper() == LinearizedSampling()
+    assert dataclasses.astuple(LinearizedSampling()) == (8, 1.0, 1.0, 1e-3, True, True, "gaussian")
+
+
+def test_settings_are_frozen_hashable_and_picklable():
+    sampling = LinearizedSampling(num_samples=5, pattern="whitened")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sampling.sigma = 2.0
+    assert pickle.loads(pickle.dumps(sampling)) == sampling
+    assert len({sampling, dataclasses.replace(sampling)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_samples": 2}, ValueError, "num_samples must be at least 3 for gaussian samples, got 2"),
+        (
+            {"num_samples": 3, "pattern": "whitened"},
+            ValueError,
+            "num_samples must be at least 4 for whitened samples, got 3",
+        ),
+        ({"num_samples": 8.0}, TypeError, "num_samples must be an int, got 8.0"),
+        ({"num_samples": True}, TypeError, "num_samples must be an int, got True"),
+        ({"sigma": -1.0}, ValueError, "sigma must be finite and not negative, got -1.0"),
+        ({"sigma": float("nan")}, ValueError, "sigma must be finite and not negative, got nan"),
+        ({"sigma": "1"}, TypeError, "sigma must be a number, got '1'"),
+        ({"jitter": float("inf")}, ValueError, "jitter must be finite and not negative, got inf"),
+        ({"ridge": 0.0}, ValueError, "ridge must be above 0, got 0"),
+        ({"ridge": -1e-3}, ValueError, "ridge must be finite and not negative, got -0.001"),
+        ({"sigma": 0, "jitter": 0}, ValueError, "sigma and jitter must not both be 0"),
+        ({"intercept": 1}, TypeError, "intercept must be True or False, got 1"),
+        ({"mask_out_of_bounds": None}, TypeError, "mask_out_of_bounds must be True or False, got None"),
+        ({"pattern": "uniform"}, ValueError, "pattern must be one of .* got 'uniform'"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        LinearizedSampling(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_samples": 3}, {"num_samples": 4, "pattern": "whitened"}, {"sigma": 0}, {"jitter": 0}]
+)
+def test_the_ends_of_the_ranges_are_allowed(settings):
+    assert LinearizedSampling(**settings) != LinearizedSampling()

@@ -1,0 +1,211 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from kornia.geometry import warp_perspective
+from kornia.geometry.linalg import transform_points
+
+from lms_geometry import LinearizedSampling, register
+
+
+def _scene(size, seed=0):
+    """Blobs of several sizes on black, the same scene at any size; coordinates are shares of the longer side."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(*(torch.arange(n) / max(size) for n in size), indexing="ij")
+    image = torch.zeros(1, 3, *size)
+    for _ in range(12):
+        cx, cy = 0.15 + 0.5 * torch.rand(2, generator=generator)
+        width = 0.03 + 0.08 * torch.rand(1, generator=generator)
+        blob = (-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2)).exp()
+        image = torch.maximum(image, torch.rand(1, 3, 1, 1, generator=generator) * blob)
+    return image
+
+
+def _about_centre(linear, shift, size, dsize):
+    """The source-to-target matrix that applies ``linear`` about the centres, then moves by ``shift`` target pixels."""
+    matrix = torch.eye(3)
+    matrix[:2, :2] = torch.tensor(linear)
+    source_centre, target_centre = (torch.tensor([(n[1] - 1) / 2, (n[0] - 1) / 2]) for n in (size, dsize))
+    matrix[:2, 2] = target_centre + torch.tensor(shift) - matrix[:2, :2] @ source_centre
+    return matrix
+
+
+def _corner_error(found, truth, dsize):
+    """Mean distance in source pixels between where two matrices take the target's corners from."""
+    height, width = dsize
+    corners = torch.tensor([[0.0, 0.0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
+    corners = corners.expand(len(found), 4, 2)
+    points = [transform_points(torch.linalg.inv(m), corners) for m in (found, truth.expand_as(found))]
+    return (points[0] - points[1]).norm(dim=-1).mean(-1)
+
+
+SIZE, DSIZE = (72, 90), (24, 30)
+MOTIONS = {
+    "translation": ([[1 / 3, 0.0], [0.0, 1 / 3]], [3.0, -2.0]),
+    "similarity": ([[0.36, -0.12], [0.12, 0.36]], [1.0, 2.0]),
+    "anisotropic": ([[0.42, -0.08], [0.1, 0.3]], [1.0, 1.0]),
+    "affine": ([[0.40, 0.05], [0.12, 0.31]], [-1.0, 1.5]),
+}
+
+
+@pytest.mark.parametrize("motion", [*MOTIONS, "homography"])
+def test_it_recovers_a_known_motion_between_images_of_unequal_size(motion):
+    linear, shift = MOTIONS[motion if motion in MOTIONS else "similarity"]
+    if motion == "anisotropic":  # scales along the target's axes first, then a turn
+        angle = torch.tensor(0.25)
+        turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+        linear = torch.linalg.inv(turn @ torch.diag(torch.tensor([2.4, 3.6]))).tolist()
+    truth = _about_centre(linear, shift, SIZE, DSIZE)
+    if motion == "homography":
+        truth[2, :2] = torch.tensor([0.0008, -0.0006])
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    found = register(source, target, motion, generator=torch.Generator().manual_seed(0))
+    assert _corner_error(found.matrix, truth, DSIZE).item() < 0.5
+    moved = warp_perspective(source, found.matrix, target.shape[-2:])
+    assert (moved - target).square().mean() < 1e-4
+    assert found.loss[-1].item() < 0.02 * found.loss[0].item()
+
+
+def test_a_whole_batch_is_aligned_at_once_and_each_image_on_its_own():
+    """An image's result does not depend on what else is in the batch."""
+    source = torch.cat((_scene(SIZE, 0), _scene(SIZE, 1)))
+    truths = torch.stack(
+        [_about_centre(*MOTIONS["similarity"], SIZE, DSIZE), _about_centre(*MOTIONS["affine"], SIZE, DSIZE)]
+    )
+    target = warp_perspective(source, truths, DSIZE)
+    together = register(source, target, generator=torch.Generator().manual_seed(0))
+    assert (_corner_error(together.matrix, truths, DSIZE) < 0.5).all()
+    alone = register(source[1:], target[1:], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(together.matrix[1:], alone.matrix, rtol=1e-2, atol=1e-2)
+
+
+def test_one_source_serves_many_targets():
+    source = _scene(SIZE)
+    truths = torch.stack(
+        [_about_centre([[1 / 3, 0.0], [0.0, 1 / 3]], shift, SIZE, DSIZE) for shift in ([2.0, 1.0], [-3.0, 0.0])]
+    )
+    target = warp_perspective(source.expand(2, -1, -1, -1), truths, DSIZE)
+    found = register(source, target, "translation", generator=torch.Generator().manual_seed(0))
+    assert (_corner_error(found.matrix, truths, DSIZE) < 0.5).all()
+
+
+def test_the_start_is_the_plain_resize_and_the_path_begins_there():
+    source = _scene(SIZE)
+    found = register(source, F.interpolate(source, DSIZE), steps=3)
+    expected = torch.tensor([[1 / 3, 0.0, -1 / 3], [0.0, 1 / 3, -1 / 3], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(found.path[0, 0], expected)
+    assert torch.equal(found.matrix, found.path[-1])
+    assert found.loss.shape == (3, 1)
+    assert found.displacement.shape == (3, 1)
+    assert found.path.shape == (4, 1, 3, 3)
+
+
+def test_an_initial_matrix_is_where_it_starts():
+    truth = _about_centre([[0.05, -0.4], [0.4, 0.05]], [0.0, 0.0], SIZE, DSIZE)[None]
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth, DSIZE)
+    init = truth.clone()
+    init[:, :2, 2] += torch.tensor([2.0, -1.0])
+    found = register(source, target, "similarity", init=init, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.path[0], init, rtol=1e-4, atol=1e-4)
+    assert _corner_error(found.matrix, truth, DSIZE).item() < 0.5
+
+
+def test_displacement_is_how_far_the_corners_moved():
+    source = _scene(SIZE)
+    target = warp_perspective(source, _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE)
+    found = register(source, target, "similarity", steps=5)
+    for step in range(5):
+        expected = _corner_error(found.path[step + 1], found.path[step], DSIZE)
+        torch.testing.assert_close(found.displacement[step], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_result_and_leaves_the_global_generator_alone():
+    source = _scene(SIZE)
+    target = F.interpolate(source, DSIZE)
+    state = torch.get_rng_state()
+    first, second = (register(source, target, steps=5, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first.path, second.path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", LinearizedSampling.paper(), LinearizedSampling(intercept=False)])
+def test_any_sampler_may_be_used(sampling):
+    source = _scene(SIZE)
+    truth = _about_centre([[1 / 3, 0.0], [0.0, 1 / 3]], [1.0, -0.7], SIZE, DSIZE)[None]
+    target = warp_perspective(source, truth, DSIZE)
+    found = register(source, target, "translation", sampling=sampling, generator=torch.Generator().manual_seed(0))
+    assert _corner_error(found.matrix, truth, DSIZE).item() < 2
+
+
+def test_a_given_sampling_is_annealed_only_on_request(monkeypatch):
+    from lms_geometry import registration
+
+    seen = []
+
+    def spy(*arguments, sampling, **options):
+        seen.append((round(sampling.sigma, 4), sampling.intercept))
+        return registration_warp(*arguments, sampling=sampling, **options)
+
+    registration_warp = registration.homography_warp_linearized
+    monkeypatch.setattr(registration, "homography_warp_linearized", spy)
+    source, target = _scene(SIZE), _scene(DSIZE)
+    register(source, target, sampling=LinearizedSampling(sigma=2.0), steps=4)
+    assert seen == [(2.0, True)] * 4
+    seen.clear()
+    register(source, target, sampling=LinearizedSampling(sigma=2.0), anneal=(8.0, 1.0), steps=4)
+    assert seen == [(8.0, True), (4.0, True), (2.0, True), (1.0, False)]
+
+
+def test_it_works_where_gradients_are_off_and_under_autocast():
+    source = _scene(SIZE)
+    target = F.interpolate(source, DSIZE)
+    plain = register(source, target, steps=3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        other = register(source, target, steps=3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain.path, other.path)
+
+
+def test_progress_shows_a_bar(capsys):
+    register(_scene(SIZE), _scene(DSIZE), steps=2, progress=True)
+    assert "register: 100%" in capsys.readouterr().err
+
+
+A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: register(A[0], D), ValueError, r"source must have shape \(B, C, H, W\), got \(3, 16, 18\)"),
+        (lambda: register(A, D[:, :1]), ValueError, r"target must have shape \(B, 3, h, w\), got \(2, 1, 8, 9\)"),
+        (lambda: register(A.byte(), D), TypeError, r"source must have a floating dtype, got torch\.uint8"),
+        (
+            lambda: register(A, D.double()),
+            TypeError,
+            r"target must have source's dtype torch\.float32, got torch\.float64",
+        ),
+        (
+            lambda: register(A.repeat(2, 1, 1, 1)[:3], D),
+            ValueError,
+            "target must have batch size 1 or source's 3, got 2",
+        ),
+        (lambda: register(A[:, :, :0], D), ValueError, r"source must not be empty, got \(2, 3, 0, 18\)"),
+        (lambda: register(A * torch.nan, D), ValueError, "source must be finite"),
+        (lambda: register(A, D, "rigid"), ValueError, "motion must be one of .* got 'rigid'"),
+        (lambda: register(A, D, sampling="nearest"), TypeError, "sampling must be .* got 'nearest'"),
+        (lambda: register(A, D, anneal=(8.0, 0.0)), ValueError, r"anneal must be two positive .* got \(8.0, 0.0\)"),
+        (lambda: register(A, D, steps=0), ValueError, "steps must be an int of at least 1, got 0"),
+        (lambda: register(A, D, learning_rate=-1.0), ValueError, "learning_rate must be finite and above 0, got -1.0"),
+        (lambda: register(A, D, init=torch.eye(3)), ValueError, r"init must have shape \(B, 3, 3\), got \(3, 3\)"),
+        (
+            lambda: register(A, D, init=torch.eye(3).repeat(3, 1, 1)),
+            ValueError,
+            "init must have batch size 1 or the images' 2, got 3",
+        ),
+        (lambda: register(A, D, init=torch.zeros(1, 3, 3)), ValueError, "init must be finite and invertible"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_came_and_what_is_wanted(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

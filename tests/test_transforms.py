@@ -1,0 +1,178 @@
+"""The functions under torch.compile, torch.func, torch.export and autocast."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import jacfwd, jacrev, vmap
+
+from lms_geometry import (
+    LinearizedGridSample,
+    LinearizedSampling,
+    draw_noise,
+    grid_sample_linearized,
+    homography_warp_linearized,
+    remap_linearized,
+    warp_affine_linearized,
+    warp_perspective_linearized,
+)
+
+SAMPLING = LinearizedSampling(num_samples=4)
+B, C, H, W, h, w = 2, 3, 11, 13, 4, 5
+
+
+def _case(name):
+    """A warp as a function of image, parameters and noise, and the parameters."""
+    identity = torch.eye(3).expand(B, 3, 3) + 0.03 * torch.randn(B, 3, 3)
+    y, x = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
+    maps = torch.stack((2 * x, 2 * y)).unsqueeze(1) + 0.1 * torch.randn(2, B, h, w)
+    return {
+        "grid_sample": (
+            lambda i, g, n: grid_sample_linearized(i, g, sampling=SAMPLING, noise=n),
+            F.affine_grid(identity[:, :2], (B, C, h, w), align_corners=False),
+        ),
+        "warp_affine": (
+            lambda i, m, n: warp_affine_linearized(i, m, (h, w), sampling=SAMPLING, noise=n),
+            0.4 * identity[:, :2],
+        ),
+        "warp_affine, fill": (
+            lambda i, m, n: warp_affine_linearized(
+                i, m, (h, w), padding_mode="fill", fill_value=torch.ones(C), sampling=SAMPLING, noise=n
+            ),
+            0.4 * identity[:, :2],
+        ),
+        "warp_perspective": (
+            lambda i, m, n: warp_perspective_linearized(i, m, (h, w), sampling=SAMPLING, noise=n),
+            identity * torch.tensor([[0.4, 0.4, 0.4], [0.4, 0.4, 0.4], [0.1, 0.1, 1.0]]),
+        ),
+        "homography_warp": (
+            lambda i, m, n: homography_warp_linearized(i, m, (h, w), sampling=SAMPLING, noise=n),
+            identity,
+        ),
+        "remap": (lambda i, m, n: remap_linearized(i, *m, align_corners=True, sampling=SAMPLING, noise=n), maps),
+    }[name]
+
+
+NAMES = ("grid_sample", "warp_affine", "warp_affine, fill", "warp_perspective", "homography_warp", "remap")
+every_warp = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def image():
+    return torch.rand(B, C, H, W)
+
+
+@pytest.fixture
+def noise():
+    return draw_noise(SAMPLING, (h, w))
+
+
+def _gradients(warp, image, parameters, noise):
+    inputs = (image.clone().requires_grad_(), parameters.clone().requires_grad_())
+    out = warp(*inputs, noise)
+    return (out, *torch.autograd.grad(out.square().sum(), inputs))
+
+
+@every_warp
+def test_it_compiles_to_one_graph(name, image, noise):
+    warp, parameters = _case(name)
+    torch._dynamo.reset()
+    compiled = torch.compile(warp, fullgraph=True, backend="aot_eager")
+    for got, plain in zip(
+        _gradients(compiled, image, parameters, noise), _gradients(warp, image, parameters, noise), strict=True
+    ):
+        torch.testing.assert_close(got, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_without_noise_it_still_compiles_to_one_graph(image):
+    torch._dynamo.reset()
+    grid = torch.zeros(B, h, w, 2, requires_grad=True)
+    compiled = torch.compile(grid_sample_linearized, fullgraph=True, backend="aot_eager")
+    assert compiled(image, grid).shape == (B, C, h, w)
+
+
+@every_warp
+def test_forward_and_reverse_mode_agree(name, image, noise):
+    warp, parameters = _case(name)
+    for argument in (0, 1):
+        forward, reverse = (j(warp, argument)(image, parameters, noise) for j in (jacfwd, jacrev))
+        torch.testing.assert_close(forward, reverse, rtol=1e-4, atol=1e-4)
+        assert reverse.abs().sum() > 0
+
+
+def test_without_intercept_forward_mode_still_sees_the_slope(image, noise):
+    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    grid = 0.5 * torch.randn(B, h, w, 2)
+
+    def sample(points):
+        return grid_sample_linearized(image, points, sampling=sampling, noise=noise)
+
+    torch.testing.assert_close(jacfwd(sample)(grid), jacrev(sample)(grid))
+    assert jacfwd(sample)(grid).abs().sum() > 0
+
+
+@every_warp
+def test_vmap_equals_a_loop(name, image, noise):
+    warp, parameters = _case(name)
+    over = 1 if name == "remap" else 0
+    together = vmap(lambda i, p, n: warp(i[None], p.unsqueeze(over), n)[0], (0, over, None))(image, parameters, noise)
+    torch.testing.assert_close(together, warp(image, parameters, noise))
+    noises = torch.stack([draw_noise(SAMPLING, (h, w)) for _ in range(3)])
+    by_noise = vmap(lambda n: warp(image, parameters, n))(noises)
+    for got, n in zip(by_noise, noises, strict=True):
+        torch.testing.assert_close(got, warp(image, parameters, n))
+
+
+def test_vmap_of_gradients_gives_one_an_image(image, noise):
+    warp, parameters = _case("warp_affine")
+
+    def loss(i, p):
+        return warp(i[None], p[None], noise).square().sum()
+
+    together = vmap(torch.func.grad(loss, 1))(image, parameters)
+    alone = torch.stack([torch.func.grad(loss, 1)(i, p) for i, p in zip(image, parameters, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@every_warp
+def test_it_exports(name, image, noise):
+    warp, parameters = _case(name)
+
+    class Warp(torch.nn.Module):
+        def forward(self, image, parameters, noise):
+            return warp(image, parameters, noise)
+
+    program = torch.export.export(Warp(), (image, parameters, noise))
+    torch.testing.assert_close(program.module()(image, parameters, noise), warp(image, parameters, noise))
+
+
+def test_autocast_gives_the_dtype_of_grid_sample(image):
+    grid = torch.zeros(B, h, w, 2)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            for i, g in ((image, grid), (image.to(dtype), grid), (image.to(dtype), grid.to(dtype))):
+                assert grid_sample_linearized(i, g).dtype == F.grid_sample(i, g, align_corners=False).dtype
+
+
+def test_checkpointing_recomputes_the_same_samples(image):
+    from torch.utils.checkpoint import checkpoint
+
+    grid = torch.randn(B, h, w, 2, requires_grad=True)
+    torch.manual_seed(1)
+    (plain,) = torch.autograd.grad(grid_sample_linearized(image, grid).square().sum(), grid)
+    torch.manual_seed(1)
+    out = checkpoint(grid_sample_linearized, image, grid, use_reentrant=False)
+    (recomputed,) = torch.autograd.grad(out.square().sum(), grid)
+    assert torch.equal(plain, recomputed)
+
+
+def test_a_module_survives_deepcopy_pickling_and_torch_save(image, noise):
+    module = LinearizedGridSample(padding_mode="border", sampling=SAMPLING)
+    grid = torch.randn(B, h, w, 2)
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(module), torch.load(buffer, weights_only=False)):
+        assert torch.equal(other(image, grid, noise=noise), module(image, grid, noise=noise))
