@@ -1,0 +1,1 @@
+"""Speed, and the paper's experiments. Run from a clone; not installed."""
