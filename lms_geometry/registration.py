@@ -1,7 +1,7 @@
 """Align images by gradient descent through a linearized warp (section 6.4)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ from lms_geometry.checks import check_choice, check_same_batch, check_same_devic
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.warp import homography_warp_linearized
 
+Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 Motion = Literal["translation", "similarity", "anisotropic", "affine", "homography"]
 
 _PARAMETERS: dict[Motion, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ def register(
     motion: Motion = "affine",
     *,
     init: Tensor | None = None,
-    sampling: LinearizedSampling | Literal["bilinear"] | None = None,
+    sampling: LinearizedSampling | Warp | Literal["bilinear"] | None = None,
     anneal: tuple[float, float] | None = None,
     steps: int = 200,
     learning_rate: float = 0.02,
@@ -84,8 +85,9 @@ def register(
             axis) | ``"affine"`` | ``"homography"``.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
             plain resize that lays the whole source on the whole target.
-        sampling: settings of the sampler, or ``"bilinear"`` for plain ``grid_sample``, to compare with. If ``None``,
-            whitened samples without a mask, annealed.
+        sampling: settings of the sampler. If ``None``, whitened samples without a mask, annealed. To compare with:
+            ``"bilinear"`` for plain ``grid_sample``, or a function called like :func:`kornia.geometry.homography_warp`,
+            with the source, normalised target-to-source homographies and the target's size.
         anneal: ``sigma`` at the first step and after three quarters of the steps, in output pixels. If ``None``,
             (8, 0.125) with the default sampling; a sampling that is given stays as it is.
         steps: number of steps of Adam.
@@ -132,11 +134,15 @@ def register(
         losses, path = [], []
         for step in _steps(steps, progress):
             matrix = start @ _motion_matrix(motion, parameters, dsize)
-            if sampling == "bilinear":
-                moved = homography_warp(source, matrix, dsize)
-            else:
+            if isinstance(sampling, LinearizedSampling):
                 settings = sampling if anneal is None else _annealed(sampling, anneal, step / steps)
                 moved = homography_warp_linearized(source, matrix, dsize, sampling=settings, generator=generator)
+            else:
+                moved = (
+                    homography_warp(source, matrix, dsize)
+                    if sampling == "bilinear"
+                    else sampling(source, matrix, dsize)
+                )
             loss = (moved - target).square().mean((1, 2, 3))
             optimizer.zero_grad()
             loss.sum().backward()
@@ -200,7 +206,7 @@ def _check(
     target: Tensor,
     motion: Motion,
     init: Tensor | None,
-    sampling: LinearizedSampling | str | None,
+    sampling: LinearizedSampling | Warp | str | None,
     anneal: tuple[float, float] | None,
     steps: int,
     learning_rate: float,
@@ -216,8 +222,10 @@ def _check(
         if not image.isfinite().all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     check_choice("motion", motion, get_args(Motion))
-    if not isinstance(sampling, LinearizedSampling) and sampling not in (None, "bilinear"):
-        raise TypeError(f'sampling must be a LinearizedSampling, "bilinear" or None, got {sampling!r}')
+    if not isinstance(sampling, LinearizedSampling) and not callable(sampling) and sampling not in (None, "bilinear"):
+        raise TypeError(f'sampling must be a LinearizedSampling, "bilinear", a function or None, got {sampling!r}')
+    if anneal is not None and not isinstance(sampling, LinearizedSampling | None):
+        raise ValueError("anneal must be None for a sampling that has no sigma to anneal")
     if anneal is not None and (len(anneal) != 2 or not all(math.isfinite(s) and s > 0 for s in anneal)):
         raise ValueError(f"anneal must be two positive standard deviations (first, last), got {anneal!r}")
     if not isinstance(steps, int) or steps < 1:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kornia.geometry import warp_perspective
+from kornia.geometry import homography_warp, warp_perspective
 from kornia.geometry.linalg import transform_points
 
 from lms_geometry import LinearizedSampling, register
@@ -129,7 +129,9 @@ def test_the_same_seed_gives_the_same_result_and_leaves_the_global_generator_alo
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("sampling", ["bilinear", LinearizedSampling.paper(), LinearizedSampling(intercept=False)])
+@pytest.mark.parametrize(
+    "sampling", ["bilinear", homography_warp, LinearizedSampling.paper(), LinearizedSampling(intercept=False)]
+)
 def test_any_sampler_may_be_used(sampling):
     source = _scene(SIZE)
     truth = _about_centre([[1 / 3, 0.0], [0.0, 1 / 3]], [1.0, -0.7], SIZE, DSIZE)[None]
@@ -194,6 +196,7 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
         (lambda: register(A * torch.nan, D), ValueError, "source must be finite"),
         (lambda: register(A, D, "rigid"), ValueError, "motion must be one of .* got 'rigid'"),
         (lambda: register(A, D, sampling="nearest"), TypeError, "sampling must be .* got 'nearest'"),
+        (lambda: register(A, D, sampling="bilinear", anneal=(8.0, 1.0)), ValueError, "anneal must be None for"),
         (lambda: register(A, D, anneal=(8.0, 0.0)), ValueError, r"anneal must be two positive .* got \(8.0, 0.0\)"),
         (lambda: register(A, D, steps=0), ValueError, "steps must be an int of at least 1, got 0"),
         (lambda: register(A, D, learning_rate=-1.0), ValueError, "learning_rate must be finite and above 0, got -1.0"),
