@@ -2,8 +2,11 @@ import json
 
 import pytest
 import torch
+from PIL import Image
+from skimage import data
 
-from benchmarks import speed
+from benchmarks import alignment, gradients, speed
+from benchmarks.photos import load_photos
 
 
 def test_speed_writes_a_row_for_each_sampler_and_size(tmp_path, monkeypatch, capsys):
@@ -32,3 +35,46 @@ def test_peak_memory_counts_what_is_held_at_once():
         del kept
 
     assert speed._peak_memory(run, 3, torch.device("cpu")) == 3_000_000 + 4_000_000
+
+
+@pytest.fixture
+def folder_of_photos(tmp_path):
+    for name in ("chelsea", "coffee", "rocket"):
+        Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_gradients_prefers_linearized_samples_to_bilinear(folder_of_photos, tmp_path, monkeypatch):
+    samplers = {name: gradients._samplers()[name] for name in ("bilinear", "whitened, mask off")}
+    monkeypatch.setattr(gradients, "_samplers", lambda: samplers)
+    monkeypatch.setattr(gradients, "RATES", (8,))
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["gradients", "--data", str(folder_of_photos), "--photos", "2", "--json", str(out)])
+    gradients.main()
+    shares = json.loads(out.read_text())["shares"]
+    assert shares["whitened, mask off"]["8"] > shares["bilinear"]["8"] + 0.2
+
+
+def test_alignment_writes_a_corner_error_for_each_problem(folder_of_photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(alignment, "SAMPLERS", {name: {**o, "steps": 5} for name, o in alignment.SAMPLERS.items()})
+    monkeypatch.setattr(alignment, "RATES", (8,))
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["alignment", "--data", str(folder_of_photos), "--photos", "3", "--json", str(out)])
+    alignment.main()
+    errors = json.loads(out.read_text())["corner_errors"]
+    assert {name: len(by_rate["8"]) for name, by_rate in errors.items()} == dict.fromkeys(alignment.SAMPLERS, 3)
+    assert "| bilinear |" in capsys.readouterr().out
+
+
+def test_drawn_warps_have_the_spread_of_the_paper_and_no_outliers():
+    warps = alignment.draw_warps(4000, seed=0)
+    log2_scales = warps[:, :2, :2].norm(dim=1).log2()
+    assert log2_scales.std().item() == pytest.approx(0.5**0.5 * 0.88, rel=0.05)  # clipping at 2 takes 12 %
+    assert log2_scales.abs().max() <= 2 * 0.5**0.5 + 1e-5
+    assert warps[:, :2, 2].abs().max() <= 0.4 + 1e-6
+    assert torch.equal(warps, alignment.draw_warps(4000, seed=0))
+
+
+def test_a_folder_with_too_few_photos_is_named(folder_of_photos):
+    with pytest.raises(SystemExit, match="holds 3 photos of at least 128 pixels a side, 4 are needed"):
+        load_photos(folder_of_photos, 4, 128)
