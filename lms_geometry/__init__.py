@@ -4,6 +4,7 @@ from lms_geometry.config import LinearizedSampling
 from lms_geometry.modules import LinearizedGridSample, LinearizedHomographyWarper
 from lms_geometry.noise import draw_noise
 from lms_geometry.registration import Registration, register
+from lms_geometry.roi import LinearizedRoIAlign, roi_align_linearized
 from lms_geometry.sampling import grid_sample_linearized
 from lms_geometry.warp import (
     homography_warp_linearized,
@@ -15,6 +16,7 @@ from lms_geometry.warp import (
 __all__ = [
     "LinearizedGridSample",
     "LinearizedHomographyWarper",
+    "LinearizedRoIAlign",
     "LinearizedSampling",
     "Registration",
     "draw_noise",
@@ -22,6 +24,7 @@ __all__ = [
     "homography_warp_linearized",
     "register",
     "remap_linearized",
+    "roi_align_linearized",
     "warp_affine_linearized",
     "warp_perspective_linearized",
 ]

@@ -6,6 +6,7 @@ import lms_geometry
 PUBLIC = [
     "LinearizedGridSample",
     "LinearizedHomographyWarper",
+    "LinearizedRoIAlign",
     "LinearizedSampling",
     "Registration",
     "draw_noise",
@@ -13,6 +14,7 @@ PUBLIC = [
     "homography_warp_linearized",
     "register",
     "remap_linearized",
+    "roi_align_linearized",
     "warp_affine_linearized",
     "warp_perspective_linearized",
 ]

@@ -1,0 +1,63 @@
+"""Noise for samplers that are called by other people's code: under ``vmap``, checkpointing and a seed of its own."""
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.noise import draw_noise
+
+_TICKETS_KEPT = 4096
+
+
+class Draws:
+    """Draws noise, from torch's global generator or, with a seed, a stream of its own.
+
+    A seed's draws are numbered, a number for each call and device; the same seed and number give the same noise.
+    Checkpointing runs calls again and must find their noise: what it restores for that is torch's global generator. So
+    under saved-tensor hooks, which is how it works, a call takes a ticket from the global generator, and the same
+    ticket means the same number.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._seed = seed
+        self._numbers: dict[int, itertools.count[int]] = {}
+        self._tickets: dict[int, int] = {}
+
+    def __call__(self, sampling: LinearizedSampling, grid: Tensor) -> Tensor:
+        """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
+        size = (grid.shape[-3], grid.shape[-2])
+        if torch.compiler.is_compiling():
+            if self._seed is not None:
+                raise RuntimeError("a seed cannot enter a compiled graph: leave it out, and call torch.manual_seed()")
+            return draw_noise(sampling, size, device=grid.device, dtype=grid.dtype)
+        with temporarily_clear_interpreter_stack():
+            generator = None if self._seed is None else self._generator(grid.device.index or 0)
+            return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=grid.dtype)
+
+    def _generator(self, device: int) -> torch.Generator:
+        number = next(self._numbers.setdefault(device, itertools.count()))
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            ticket = int(torch.randint(2**62, (), device="cpu"))
+            number = self._tickets.setdefault(ticket, number)
+            if len(self._tickets) > _TICKETS_KEPT:
+                self._tickets.pop(next(iter(self._tickets)))
+        return torch.Generator().manual_seed(hash((self._seed, device, number)) % 2**63)
+
+
+def carries_gradient(tensor: Tensor) -> bool:
+    """Whether a derivative for a tensor may be asked for, in reverse or forward mode, also through ``torch.func``."""
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled() and tensor.requires_grad
+    while True:
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            return True
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            return True
+        if not is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = get_unwrapped(tensor)

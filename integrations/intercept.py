@@ -1,0 +1,382 @@
+"""Finds bilinear samplers while code runs, and swaps them for the linearized one.
+
+A :class:`torch.overrides.TorchFunctionMode` sees every call of ``F.grid_sample``, by whatever name it is called.
+A block enters the mode in one thread; a patch on a module enters it wherever the module runs.
+"""
+
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.sampling import MODES, PADDING_MODES, grid_sample_linearized
+
+from . import patched, report
+from .draws import Draws, carries_gradient
+
+
+def linearize(
+    target: nn.Module | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> "Patch":
+    """Give code that samples with ``F.grid_sample`` the linearized gradient, without touching that code.
+
+    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With one it holds
+    wherever the module runs, also in the threads of ``DataParallel`` and when checkpointing runs a submodule again,
+    until ``patch.remove()`` or the end of a ``with`` block.
+
+    Swapped are bilinear calls on images (4-D) whose grid carries a gradient. All else runs as it is, bit for bit, and
+    is listed in :meth:`Patch.report` with the reason.
+
+    Convention:
+        - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
+          ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
+          site or function is anywhere on the way to it. ``exclude`` wins over ``include``
+        - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
+          place of the first
+        - a module in ``eval()`` samples plainly if ``sampling.intercept`` is ``False``: the value is the same
+        - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
+          with the original
+        - with checkpointing, a block must enclose ``backward()`` too; a patch on a module sees to the submodules that
+          are run again. Reentrant checkpointing runs its first pass without gradients, so with plain values
+
+    Args:
+        target: the module, or ``None`` for a block.
+        sampling: settings of the method; the paper's if ``None``.
+        include: patterns of the only calls to swap; all if ``None``.
+        exclude: patterns of calls to leave alone.
+        seed: seed of the noise, which is then the same run after run and leaves torch's global generator alone. If
+            ``None``, noise comes from the global generator; compiled graphs need that.
+
+    Returns:
+        The :class:`Patch`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the target is TorchScript, which cannot be reached, or a pattern names none of its submodules.
+
+    Example:
+        >>> image, theta = torch.rand(2, 3, 20, 30), torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
+        >>> with linearize(seed=0) as patch:
+        ...     grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
+        ...     out = F.grid_sample(image, grid, align_corners=False)
+        >>> out.shape, "swapped" in patch.report()
+        (torch.Size([2, 3, 5, 7]), True)
+    """
+    return Patch(target, sampling=sampling, include=include, exclude=exclude, seed=seed)
+
+
+class Patch:
+    """What :func:`linearize` returns: a context manager that can be asked what it saw, and removed.
+
+    Adapters that know the Jacobian of a grid override :meth:`jacobian`, and :meth:`see` to learn it.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module | None,
+        *,
+        sampling: LinearizedSampling | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        _check(target, sampling, include, exclude, seed)
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+        self._target = target
+        self._include, self._exclude = tuple(include or ()), tuple(exclude or ())
+        self._matched: set[str] = set()
+        self._table = report.Table()
+        self._thread = _Thread()
+        self._mode = _Mode(self)
+        self._draw = Draws(seed)
+        # To a tracer the decision is a constant: what it looks at, the Python stack, is no part of a graph. A graph is
+        # used again where the arguments are the same, by another patch too. The mark is all that
+        # torch.compiler.assume_constant_result would do besides importing torch._dynamo, which takes seconds.
+        self._judge = lambda *call: self._decide(*call)
+        self._judge._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        self._removed = ""
+        if target is not None:
+            self._take_the_place_of_another(target)
+            patched.put_on(self, target)
+
+    def report(self) -> str:
+        """A table of the calls seen: how often, where from, shapes, swapped or left alone and why; and what is unseen.
+
+        A call in a compiled graph is counted when the graph is compiled, not when it runs, without its shapes.
+        """
+        lines = [str(self._table) if self._table.rows else _NOTHING_SEEN]
+        unmatched = (pattern for pattern in (*self._include, *self._exclude) if pattern not in self._matched)
+        lines += [f"pattern {pattern!r} matched no call" for pattern in unmatched]
+        lines += [f"cannot be seen: {sampler}" for sampler in report.unreachable(self._target)]
+        return "\n".join(lines)
+
+    def remove(self) -> None:
+        """Take the patch off its module, which is then as it was.
+
+        Raises:
+            RuntimeError: if it is off already, or is a block's.
+
+        Warns:
+            UserWarning: if a pattern to include matched no call.
+        """
+        if self._target is None:
+            raise RuntimeError("a block's patch ends with its block: there is nothing to remove")
+        if self._removed:
+            raise RuntimeError(f"this patch is off already: {self._removed}")
+        patched.take_off(self, self._target)
+        self._removed = "it was removed"
+        self._warn_of_unmatched()
+
+    def __enter__(self) -> Self:
+        if self._removed:
+            raise RuntimeError(f"this patch is off: {self._removed}. Call linearize() again")
+        if self._target is None:
+            self._thread.blocks.append(sys._getframe(1))
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if self._target is not None:
+            if not self._removed:
+                self.remove()
+            return
+        self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._thread.blocks.pop()
+        if exc_type is None:
+            self._warn_of_unmatched()
+
+    def jacobian(self, input: Tensor, grid: Tensor, align_corners: bool) -> Tensor | None:  # noqa: ARG002
+        """The Jacobian that ``grid_sample_linearized`` takes, or ``None`` for finite differences."""
+        return None
+
+    def see(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+        """Make a call of torch that samples nothing."""
+        return func(*args, **kwargs)
+
+    def sample(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        """Make a call of a sampler, swapped or as it is."""
+        arguments = _by_name if func is F.grid_sample else _by_number
+        input, grid, mode, padding_mode, align_corners = arguments(*args, **kwargs)
+        compiling = torch.compiler.is_compiling()
+        outcome = self._judge(  # type: ignore[no-untyped-call]
+            self._include,
+            self._exclude,
+            self.sampling.intercept,
+            compiling,
+            "compiled" if compiling else f"{tuple(input.shape)}, {tuple(grid.shape)}",
+            _unfit(input, grid, mode, padding_mode),
+            tuple(self._thread.running),
+        )
+        if outcome != "swapped":
+            return func(*args, **kwargs)
+        return grid_sample_linearized(
+            input,
+            grid,
+            mode,
+            padding_mode,
+            align_corners,
+            sampling=self.sampling,
+            jacobian=self.jacobian(input, grid, bool(align_corners)),
+            noise=self._draw(self.sampling, grid),
+        ).contiguous()
+
+    def around(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The ``forward`` of the submodule of that name, inside the patch."""
+
+        @functools.wraps(forward)
+        def patched_forward(module: nn.Module, *args: object, **kwargs: object) -> object:
+            if self._removed:  # by a copy that some code made in its own way
+                return forward(module, *args, **kwargs)
+            running = self._thread.running
+            running.append((name, module.training))
+            try:
+                if len(running) > 1:
+                    return forward(module, *args, **kwargs)
+                with self._mode:
+                    return forward(module, *args, **kwargs)
+            finally:
+                running.pop()
+
+        return patched_forward
+
+    def _decide(
+        self,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        intercept: bool,
+        compiling: bool,
+        shapes: str,
+        unfit: str,
+        running: Sequence[tuple[str, bool]],
+    ) -> str:
+        """What to do with a call, by where it comes from and what is known of it; counts it."""
+        block = self._thread.blocks[-1] if self._thread.blocks else None
+        stack = report.traced_call_stack() if compiling else report.call_stack(block, "patched_forward")
+        if stack is None or (stack and stack[0].path.startswith(report.LIBRARY)):
+            return "not for a patch"
+        modules = [name for name, _ in running if name]
+        included = [pattern for pattern in include if report.matches(pattern, stack, modules)]
+        excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
+        self._matched.update(included, excluded)
+        outcome = "swapped"
+        if unfit:
+            outcome = f"left: {unfit}"
+        elif excluded:
+            outcome = f"left: excluded by {excluded[0]!r}"
+        elif include and not included:
+            outcome = "left: not included"
+        elif report.samples_packed_image(stack):
+            outcome = "left: a pyramid packed into one image, see lms_geometry.integrations.kornia"
+        elif not intercept and not (running[-1][1] if running else _caller_trains(block)):
+            outcome = "left: eval() without intercept, same value"
+        self._table.add(stack, modules[-1] if modules else "", shapes, outcome)
+        return outcome
+
+    def _take_the_place_of_another(self, target: nn.Module) -> None:
+        for patch in patched.patches_on(target):
+            if isinstance(patch, Patch) and patch._target is target:
+                patched.take_off(patch, target)
+                patch._removed = "another linearize() of the same module took its place"
+
+    def _warn_of_unmatched(self) -> None:
+        unmatched = [pattern for pattern in self._include if pattern not in self._matched]
+        if unmatched:
+            warnings.warn(
+                f"include patterns {unmatched} matched no call, so they swapped nothing: patch.report() shows the "
+                "calls there were",
+                stacklevel=3,
+            )
+
+
+_NOTHING_SEEN = (
+    "no call of F.grid_sample or torch.grid_sampler was seen. Was the code run? A module's patch sees what its forward "
+    "does, a block what its own thread does. A sampler of other make needs replace(module, 'name', adapter)"
+)
+
+
+class _Thread(threading.local):
+    """What goes on in one thread: a patch's modules that run, by name and whether in training, and its blocks."""
+
+    def __init__(self) -> None:
+        self.running: list[tuple[str, bool]] = []
+        self.blocks: list[FrameType] = []
+
+
+class _Deciding(threading.local):
+    """Whether a patch is making a call in this thread: then those further out are not asked."""
+
+    now = False
+
+
+_DECIDING = _Deciding()
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, patch: Patch) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if func not in _SAMPLERS:
+            return self.patch.see(func, args, kwargs)
+        if _DECIDING.now:
+            return func(*args, **kwargs)
+        _DECIDING.now = True
+        try:
+            return self.patch.sample(func, args, kwargs)
+        finally:
+            _DECIDING.now = False
+
+
+_SAMPLERS = {
+    F.grid_sample,
+    torch.grid_sampler,
+    torch.grid_sampler_2d,
+    torch.grid_sampler_3d,
+    torch.ops.aten.grid_sampler,
+    torch.ops.aten.grid_sampler.default,
+    torch.ops.aten.grid_sampler_2d,
+    torch.ops.aten.grid_sampler_2d.default,
+}
+
+
+def _by_name(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> tuple[Tensor, Tensor, str, str, bool | None]:
+    """The arguments of ``F.grid_sample``."""
+    return input, grid, mode, padding_mode, align_corners
+
+
+def _by_number(
+    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> tuple[Tensor, Tensor, str, str, bool | None]:
+    """The arguments of ``torch.grid_sampler`` as ``F.grid_sample`` names them."""
+    return input, grid, MODES[interpolation_mode], PADDING_MODES[padding_mode], align_corners
+
+
+def _unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
+    """Why a call cannot be swapped, if so. A call that torch would refuse is left for torch to refuse."""
+    if input.dim() == 5:
+        return "5-D, a volume"
+    if mode != "bilinear":
+        return f"mode {mode!r}"
+    valid = input.dim() == grid.dim() == 4 and input.shape[0] == grid.shape[0] and grid.shape[-1] == 2
+    same_dtype = input.dtype == grid.dtype or torch.is_autocast_enabled(input.device.type)
+    if not (valid and same_dtype and min(input.shape[1:]) > 0 and padding_mode in PADDING_MODES):
+        return "not a valid call"
+    return "" if carries_gradient(grid) else "grid carries no gradient"
+
+
+def _caller_trains(outermost: FrameType | None) -> bool:
+    """Whether the nearest module in whose method the call was made is in training; outside of any, yes."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not outermost:
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            return module.training
+        frame = frame.f_back
+    return True
+
+
+def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:
+    if target is not None and not isinstance(target, nn.Module):
+        raise TypeError(
+            f"target must be a torch.nn.Module or None, got {type(target).__name__}: for other code use the block "
+            "`with linearize():`, for one function replace(module, 'name', adapter)"
+        )
+    if isinstance(target, torch.jit.ScriptModule):
+        raise ValueError(
+            "target must not be TorchScript, whose samplers cannot be reached: linearize the Python module it was made "
+            "from, or replace(module, 'name', adapter) what calls it"
+        )
+    if sampling is not None and not isinstance(sampling, LinearizedSampling):
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"seed must be an int or None, got {seed!r}")
+    report.check_patterns("include", include, target)
+    report.check_patterns("exclude", exclude, target)

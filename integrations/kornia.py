@@ -1,0 +1,118 @@
+"""kornia: image registration with any of its models, and patches of local affine frames.
+
+``warp_affine``, ``warp_perspective``, ``remap`` and the rest need no adapter: :func:`linearize` sees them.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import kornia
+import torch
+from kornia.feature import laf
+from kornia.geometry import ImageRegistrator
+from torch import Tensor
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.modules import LinearizedHomographyWarper
+from lms_geometry.sampling import grid_sample_linearized
+
+from .draws import carries_gradient
+from .replacement import Replacement, replace
+
+
+def linearize_registrator(registrator: ImageRegistrator, *, sampling: LinearizedSampling | None = None) -> Replacement:
+    """Let an :class:`kornia.geometry.ImageRegistrator` warp with :class:`LinearizedHomographyWarper`.
+
+    Its argument ``warper=`` is ignored for models named by a string; this serves them too. With a model of one's own,
+    ``ImageRegistrator(model, warper=LinearizedHomographyWarper)`` does as well.
+
+    Args:
+        registrator: a registrator whose model gives normalised homographies, as kornia's do.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Returns:
+        The replacement of ``registrator.warper``, in place until ``remove()``.
+
+    Raises:
+        TypeError: if it is no ``ImageRegistrator``.
+
+    Example:
+        >>> registrator = ImageRegistrator("similarity", num_iterations=2, pyramid_levels=1)
+        >>> with linearize_registrator(registrator, sampling=LinearizedSampling(mask_out_of_bounds=False)):
+        ...     registrator.register(torch.rand(1, 1, 32, 32), torch.rand(1, 1, 32, 32)).shape
+        torch.Size([1, 3, 3])
+    """
+    if not isinstance(registrator, ImageRegistrator):
+        raise TypeError(f"registrator must be a kornia ImageRegistrator, got {type(registrator).__name__}")
+    return replace(registrator, "warper", partial(LinearizedHomographyWarper, sampling=sampling))
+
+
+def linearize_lafs(
+    *, sampling: LinearizedSampling | None = None, generator: torch.Generator | None = None
+) -> Replacement:
+    """Give ``extract_patches_simple`` and ``extract_patches_from_pyramid`` the linearized gradient for their frames.
+
+    kornia folds all patches into one tall grid, and packs the levels of a pyramid into one image, where samples around
+    a point of one level would fall into another. Here each patch has the exact Jacobian of its frame, and each level is
+    sampled as an image of its own, so that samples beyond its border count as outside. That samples every patch at
+    every level, as kornia does itself when the packed image would be too large.
+
+    Patches whose frames carry no gradient are kornia's own. Holds for all callers in all threads.
+
+    Args:
+        sampling: settings of the method; the paper's if ``None``.
+        generator: source of randomness; torch's global one if ``None``.
+
+    Returns:
+        The replacement of two functions in ``kornia.feature.laf``, in place until ``remove()``.
+
+    Raises:
+        RuntimeError: if this version of kornia has not these functions.
+
+    Example:
+        >>> image, frame = torch.rand(1, 1, 64, 64), torch.tensor([[[[16.0, 0, 30], [0, 16, 34]]]], requires_grad=True)
+        >>> with linearize_lafs():
+        ...     laf.extract_patches_from_pyramid(image, frame, PS=8).shape
+        torch.Size([1, 1, 1, 8, 8])
+    """
+    missing = [name for name in ("_sample_patches", "_pyramid_atlas_fits") if not hasattr(laf, name)]
+    if missing:
+        raise RuntimeError(
+            f"kornia {kornia.__version__} has no {missing} in kornia.feature.laf, by which kornia 0.9 samples patches: "
+            "use linearize() with extract_patches_simple"
+        )
+    sample_patches = partial(_sample_patches, original=laf._sample_patches, sampling=sampling, generator=generator)
+    return Replacement((laf, "_sample_patches", sample_patches), (laf, "_pyramid_atlas_fits", _never_fits))
+
+
+def _sample_patches(
+    img: Tensor,
+    grid: Tensor,
+    h: int,
+    w: int,
+    *,
+    original: Callable[[Tensor, Tensor, int, int], Tensor],
+    sampling: LinearizedSampling | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Patches ``(B, N, C, PS, PS)`` at grids ``(B, N, PS, PS, 2)``, each an affine map of a square."""
+    if not carries_gradient(grid):
+        return original(img, grid, h, w)
+    batch, count, size = grid.shape[:3]
+    corner = grid[:, :, 0, 0]
+    step = torch.stack((grid[:, :, 0, -1] - corner, grid[:, :, -1, 0] - corner), -1) / max(size - 1, 1)
+    jacobian = step * step.new_tensor((w / 2, h / 2))[:, None]
+    patches = grid_sample_linearized(
+        img,
+        grid.reshape(batch, count * size, size, 2),
+        padding_mode="border",
+        align_corners=False,
+        sampling=sampling,
+        jacobian=jacobian.repeat_interleave(size, 1).unsqueeze(2),
+        generator=generator,
+    )
+    return patches.unflatten(2, (count, size)).transpose(1, 2)
+
+
+def _never_fits(atlas_bytes: int) -> bool:  # noqa: ARG001
+    return False

@@ -1,0 +1,101 @@
+"""Puts a patch on the modules of a model, and takes it off.
+
+While a patch is on, a module's class is a subclass whose ``forward`` enters the patch. Nothing is stored on the module
+itself, so its ``state_dict``, hooks and replicas are what they were, and going back is a change of class.
+"""
+
+import copyreg
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, SupportsIndex
+
+import torch
+from torch import nn
+
+_LOCK = threading.Lock()
+# Layers and wrappers of torch's own: they call no sampler but through modules of the user's.
+_NO_SAMPLERS = ("torch.nn.", "torch._dynamo.")
+
+
+class Enters(Protocol):
+    """A patch that can run a module's ``forward`` inside it."""
+
+    def around(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The ``forward`` of the submodule of that name, inside the patch."""
+
+
+Layer = tuple[Enters, str]
+
+
+def put_on(patch: Enters, target: nn.Module) -> None:
+    """Put a patch on a module and its submodules."""
+    with _LOCK:
+        for name, module in target.named_modules():
+            if is_users(module):
+                _set_layers(module, (*_layers(module), (patch, name)))
+
+
+def take_off(patch: Enters, target: nn.Module) -> None:
+    """Take a patch off, whatever patches came after it."""
+    with _LOCK:
+        for module in target.modules():
+            if any(layer is patch for layer, _ in _layers(module)):
+                _set_layers(module, tuple(layer for layer in _layers(module) if layer[0] is not patch))
+
+
+def patches_on(target: nn.Module) -> Iterator[Enters]:
+    """The patches on a module or its submodules, each once."""
+    seen = {id(patch): patch for module in target.modules() for patch, _ in _layers(module)}
+    yield from seen.values()
+
+
+def is_users(module: nn.Module) -> bool:
+    """Whether a module may call a sampler itself, in Python."""
+    return not (isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith(_NO_SAMPLERS))
+
+
+class _Patched:
+    """Comes first among the bases of a patched module's class."""
+
+    _lms_plain: type[nn.Module]
+
+    def __init_subclass__(cls) -> None:
+        """Stop here: a base that keeps a register of its subclasses must not learn of this one."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Copy and pickle as a module of the plain class."""
+        reduced = super().__reduce_ex__(protocol)
+        if isinstance(reduced, str):
+            return reduced
+        make, arguments, *rest = reduced
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            make = self._lms_plain.__new__  # the same, but for pickle's check that the class is the object's own
+        return make, tuple(self._lms_plain if value is type(self) else value for value in arguments), *rest
+
+
+def _layers(module: nn.Module) -> tuple[Layer, ...]:
+    """The patches on a module, with the name it has in the target of each."""
+    return vars(type(module)).get("_lms_layers", ())
+
+
+def _set_layers(module: nn.Module, layers: tuple[Layer, ...]) -> None:
+    plain = vars(type(module)).get("_lms_plain", type(module))
+    patched = _patched_class(plain, layers) if layers else plain
+    object.__setattr__(module, "__class__", patched)
+
+
+def _patched_class(plain: type[nn.Module], layers: tuple[Layer, ...]) -> type[nn.Module]:
+    forward = plain.forward
+    # The patch whose target is nearest is the inner one.
+    for patch, name in sorted(layers, key=lambda layer: len(layer[1].split(".")) if layer[1] else 0):
+        forward = patch.around(name, forward)
+    body = {
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+        "forward": forward,
+        "_lms_layers": layers,
+        "_lms_plain": plain,
+    }
+    metaclass: Any = type(plain)
+    return metaclass(plain.__name__, (_Patched, plain), body)

@@ -1,0 +1,146 @@
+"""Replaces an attribute by name, and puts it back: for samplers that no mode can see."""
+
+import difflib
+import inspect
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Self
+
+from torch import nn
+
+_ABSENT = object()
+_LOCK = threading.Lock()
+
+
+def replace(owner: object, name: str, adapter: object) -> "Replacement":
+    """Replace ``owner.name`` by ``adapter``, until ``remove()`` or to the end of a ``with`` block.
+
+    For samplers that :func:`linearize` cannot see: bilinear code of one's own, TorchScript, a compiled extension. The
+    adapter takes what the replaced function took. It holds in all threads.
+
+    Args:
+        owner: a Python module, class or object, the one through which the sampler is called:
+            ``import warp; replace(warp, "sample", adapter)``.
+        name: of its attribute.
+        adapter: what to put there.
+
+    Returns:
+        The :class:`Replacement`.
+
+    Raises:
+        TypeError: if ``owner`` is a string, or the adapter is not callable.
+        AttributeError: if ``owner`` has no such attribute.
+
+    Warns:
+        UserWarning: if other modules bound the function by ``from ... import``: there it stays.
+
+    Example:
+        >>> import torch, types
+        >>> from lms_geometry import grid_sample_linearized
+        >>> warp = types.SimpleNamespace(sample=lambda image, grid: image)
+        >>> with replace(warp, "sample", grid_sample_linearized):
+        ...     warp.sample(torch.rand(1, 3, 20, 30), torch.zeros(1, 5, 7, 2)).shape
+        torch.Size([1, 3, 5, 7])
+    """
+    return Replacement((owner, name, adapter))
+
+
+class Replacement:
+    """Attributes replaced, ``(owner, name, adapter)`` each, until :meth:`remove`. Put in place all or none."""
+
+    def __init__(self, *replaced: tuple[object, str, object]) -> None:
+        for owner, name, adapter in replaced:
+            _check(owner, name, adapter)
+        _warn_of_other_bindings(replaced)
+        self._removed = False
+        self._replaced: list[tuple[object, str, object, object]] = []
+        with _LOCK:
+            try:
+                for owner, name, adapter in replaced:
+                    original = _own(owner, name)
+                    setattr(owner, name, adapter)
+                    self._replaced.append((owner, name, adapter, original))
+            except BaseException:
+                self._put_back()
+                raise
+
+    def remove(self) -> None:
+        """Put back what was there.
+
+        Raises:
+            RuntimeError: if it was put back already, or was replaced once more since.
+        """
+        if self._removed:
+            raise RuntimeError("this replacement was removed already")
+        with _LOCK:
+            for owner, name, adapter, _ in self._replaced:
+                if _own(owner, name) is not adapter:
+                    raise RuntimeError(f"{_describe(owner)}.{name} was replaced again since: remove that one first")
+            self._put_back()
+        self._removed = True
+
+    def __enter__(self) -> Self:
+        if self._removed:
+            raise RuntimeError("this replacement was removed: call replace() again")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._removed:
+            self.remove()
+
+    def _put_back(self) -> None:
+        for owner, name, _, original in reversed(self._replaced):
+            # What was only inherited is bared again by deleting what hides it.
+            delattr(owner, name) if original is _ABSENT else setattr(owner, name, original)
+
+
+def _own(owner: object, name: str) -> object:
+    """What an object itself holds under a name: a descriptor as it is, not what it gives."""
+    children = owner._modules if isinstance(owner, nn.Module) else {}
+    return children.get(name, getattr(owner, "__dict__", {}).get(name, _ABSENT))
+
+
+def _check(owner: object, name: str, adapter: object) -> None:
+    if isinstance(owner, str):
+        raise TypeError(f"owner must be the object itself, got its name {owner!r}: import it and pass it")
+    if not callable(adapter):
+        raise TypeError(f"adapter must be callable, got {type(adapter).__name__}")
+    if not hasattr(owner, name):
+        close = difflib.get_close_matches(name, dir(owner))
+        raise AttributeError(
+            f"{_describe(owner)} has no attribute {name!r}"
+            + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
+            + " Name the module that calls the sampler, and the name it calls it by"
+        )
+
+
+def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> None:
+    """Warn before anything is replaced, so that nothing is when warnings are errors."""
+    replaced = [place for place in replaced if isinstance(place[0], ModuleType)]
+    originals = {id(_own(owner, name)) for owner, name, _ in replaced if _is_code(_own(owner, name))}
+    known = {(id(owner), name) for owner, name, _ in replaced}
+    adapters = {getattr(adapter, "__module__", None) for _, _, adapter in replaced}
+    bound = [
+        f"{module_name}.{name}"
+        for module_name, module in sorted(sys.modules.items())
+        if module_name not in adapters
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if id(value) in originals and (id(module), name) not in known
+    ]
+    if bound:
+        warnings.warn(
+            f"{', '.join(bound)} held the same as {', '.join(f'{_describe(o)}.{n}' for o, n, _ in replaced)} and was "
+            "not replaced: replace it too if it is called by that name",
+            stacklevel=4,
+        )
+
+
+def _is_code(value: object) -> bool:
+    return inspect.isroutine(value) or inspect.isclass(value)
+
+
+def _describe(owner: object) -> str:
+    return getattr(owner, "__name__", type(owner).__name__)

@@ -1,0 +1,143 @@
+"""RoIAlign with a gradient for the boxes, inside torchvision and the packages that bind its function.
+
+While a patch of :func:`linearize_roi_align` is on, these names hold a replacement, each where its package is installed:
+
+- ``torchvision.ops.roi_align``, which most code calls
+- in the module ``torchvision.ops.roi_align`` its ``roi_align``, called by ``RoIAlign``
+- in the module ``torchvision.ops.poolers`` its ``roi_align``, called by ``MultiScaleRoIAlign``
+- ``detectron2.layers.roi_align``; in the module of that name ``tv_roi_align`` and ``roi_align``, called by ``ROIAlign``
+- ``mmcv.ops.roi_align``; in the module of that name ``roi_align``, called by ``RoIAlign``
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.roi import roi_align_linearized
+
+from .replacement import Replacement
+
+RoIAlign = Callable[..., Tensor]
+Concerns = Callable[[Tensor | Sequence[Tensor]], bool]
+
+
+def linearize_roi_align(
+    *, sampling: LinearizedSampling | None = None, generator: torch.Generator | None = None
+) -> RoIAlignPatch:
+    """Let the RoIAlign of torchvision, detectron2 and mmcv be :func:`lms_geometry.roi_align_linearized`.
+
+    Only calls whose boxes ask for a gradient change. All others, and those under ``no_grad``, go to the function that
+    was there. The names replaced are listed at the top of this module; ``patch.replaced`` has those that were found.
+
+    A name that other code bound before (``from torchvision.ops import roi_align``) keeps the old function, and a
+    warning says so: ``replace(that_module, "roi_align", torchvision.ops.roi_align)`` hands it the new one. The crops of
+    ground-truth masks in ``torchvision.models.detection`` are labels and stay; so do scripted models.
+
+    Args:
+        sampling: settings of the method; the paper's if ``None``. With ``intercept=False`` no value changes.
+        generator: source of randomness; torch's global one if ``None``.
+
+    Returns:
+        The patch, already on. Take it back with ``patch.remove()``, or use it as a context manager.
+
+    Raises:
+        ModuleNotFoundError: if none of the packages is installed.
+
+    Warns:
+        UserWarning: if other modules bound the function: there it stays.
+
+    Example:
+        >>> with linearize_roi_align(sampling=LinearizedSampling(intercept=False)):  # doctest: +SKIP
+        ...     torchvision.ops.roi_align(features, [boxes.requires_grad_()], 7).sum().backward()
+    """
+    return RoIAlignPatch(sampling, generator)
+
+
+class RoIAlignPatch(Replacement):
+    """What :func:`linearize_roi_align` returns.
+
+    Attributes:
+        replaced: the names that it replaced.
+    """
+
+    def __init__(self, sampling: LinearizedSampling | None, generator: torch.Generator | None) -> None:
+        linearized = partial(roi_align_linearized, sampling=sampling, generator=generator)
+        bound = {
+            f"{module_name}.{name}": (module, name, adapt(getattr(module, name), linearized, self._concerns))
+            for module_name, name, adapt in _BINDINGS
+            if hasattr(module := _module(module_name), name)
+        }
+        if not bound:
+            raise ModuleNotFoundError("torchvision, detectron2 or mmcv must be installed: their roi_align is replaced")
+        with warnings.catch_warnings():
+            # Mask R-CNN crops its ground-truth masks through a name of its own: labels, which stay as they are.
+            warnings.filterwarnings("ignore", r"torchvision\.models\.detection\.roi_heads\.roi_align \w")
+            super().__init__(*bound.values())
+        self.replaced = tuple(bound)
+
+    def _concerns(self, boxes: Tensor | Sequence[Tensor]) -> bool:
+        """Whether boxes ask for a gradient, and the patch is on: who saw a replacement may keep it."""
+        boxes = (boxes,) if isinstance(boxes, Tensor) else boxes
+        return not self._removed and torch.is_grad_enabled() and any(some.requires_grad for some in boxes)
+
+
+def _torchvision(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -> RoIAlign:
+    # Parameters by name, since mmcv looks for "aligned" in the code object.
+    @wraps(original)
+    def roi_align(
+        input: Tensor,
+        boxes: Tensor | Sequence[Tensor],
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+    ) -> Tensor:
+        pool = linearized if concerns(boxes) else original
+        return pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
+
+    return roi_align
+
+
+def _mmcv(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -> RoIAlign:
+    def roi_align(
+        input: Tensor,
+        rois: Tensor,
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        pool_mode: str = "avg",
+        aligned: bool = True,
+    ) -> Tensor:
+        if pool_mode == "avg" and concerns(rois):
+            return linearized(input, rois, output_size, spatial_scale, sampling_ratio, aligned)
+        return original(input, rois, output_size, spatial_scale, sampling_ratio, pool_mode, aligned)
+
+    return roi_align
+
+
+_BINDINGS = (
+    ("torchvision.ops", "roi_align", _torchvision),
+    ("torchvision.ops.roi_align", "roi_align", _torchvision),
+    ("torchvision.ops.poolers", "roi_align", _torchvision),
+    ("detectron2.layers", "roi_align", _torchvision),
+    ("detectron2.layers.roi_align", "roi_align", _torchvision),
+    ("detectron2.layers.roi_align", "tv_roi_align", _torchvision),
+    ("mmcv.ops", "roi_align", _mmcv),
+    ("mmcv.ops.roi_align", "roi_align", _mmcv),
+)
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module of that name, imported now: what a package binds while the patch is on, it would keep."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None

@@ -1,0 +1,85 @@
+"""Spatial transformers: ``F.affine_grid`` followed by ``F.grid_sample``.
+
+The matrix that makes the grid says exactly how far an output pixel reaches. Finite differences of the grid, which
+:func:`linearize` takes, say the same but for rounding, at a cost for every pixel, and nothing along an output axis one
+pixel long.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lms_geometry.config import LinearizedSampling
+
+from .draws import carries_gradient
+from .intercept import Patch
+
+
+def linearize_stn(
+    target: nn.Module | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> Patch:
+    r"""As :func:`linearize`, with the exact Jacobian where a grid comes straight from ``F.affine_grid``.
+
+    For a matrix :math:`\theta`, an image :math:`W \times H` and an output :math:`w \times h` it is
+
+    .. math::
+        J = \mathrm{diag}(W / 2, H / 2) \, \theta_{:, :2} \, \mathrm{diag}(2 / w, 2 / h)
+
+    with :math:`n - 1` for every :math:`n` under ``align_corners=True``. A grid that was changed after ``affine_grid``
+    made it, or made inside a compiled graph, has finite differences as before.
+
+    Args:
+        target: the module that holds the pair, or ``None`` for a block.
+        sampling: settings of the method; the paper's if ``None``.
+        include: patterns of the only calls to swap; all if ``None``.
+        exclude: patterns of calls to leave alone.
+        seed: seed of the noise.
+
+    Returns:
+        The patch.
+
+    Raises:
+        TypeError: as :func:`linearize`.
+        ValueError: as :func:`linearize`.
+
+    Example:
+        >>> image, theta = torch.rand(2, 3, 20, 30), torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
+        >>> with linearize_stn():
+        ...     F.grid_sample(image, F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)).shape
+        torch.Size([2, 3, 5, 7])
+    """
+    return _StnPatch(target, sampling=sampling, include=include, exclude=exclude, seed=seed)
+
+
+class _StnPatch(Patch):
+    def see(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+        result = func(*args, **kwargs)
+        if func is F.affine_grid and not torch.compiler.is_compiling():
+            _remember(result, *args, **kwargs)
+        return result
+
+    def jacobian(self, input: Tensor, grid: Tensor, align_corners: bool) -> Tensor | None:
+        step, version = getattr(grid, "_lms_step", (None, None))
+        if step is None or version != grid._version:
+            return None
+        height, width = input.shape[-2:]
+        units = [(n - 1) / 2 if align_corners else n / 2 for n in (width, height)]
+        return step * step.new_tensor(units)[:, None]
+
+
+def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> None:
+    """Note on a grid how far one output pixel steps in it, ``(B, 1, 1, 2, 2)``, and that nobody changed it yet."""
+    if len(size) != 4 or not carries_gradient(grid):
+        return
+    height, width = size[-2:]
+    steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]
+    step = theta.detach()[:, None, None, :, :2] * theta.new_tensor(steps)
+    grid._lms_step = step, grid._version  # type: ignore[attr-defined]

@@ -1,0 +1,283 @@
+"""RoIAlign with a gradient for the boxes.
+
+A bin of a box is one output pixel. Its value is torchvision's; its gradient is the slope that linearized sampling
+(equations 2 to 9) finds around the centre of the bin, with a footprint that follows the size of the bin.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lms_geometry.checks import check_same_device, check_size, check_tensor
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.noise import draw_noise
+from lms_geometry.sampling import _carries_gradient, grid_sample_linearized
+
+# Source pixels. A box edge farther outside the image is moved here: the points of a bin are as many as its pixels.
+_FAR_OUTSIDE = 1e4
+
+# Numbers a chunk of boxes may keep while it is pooled, 64 MiB in float32.
+_CHUNK = 2**24
+
+
+def roi_align_linearized(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    sampling: LinearizedSampling | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Pool boxes of an image to a fixed size, with the linearized gradient for the boxes.
+
+    Stands for :func:`torchvision.ops.roi_align`, whose compiled operator gives the boxes no gradient. A box is cut into
+    :math:`h \times w` bins, and a bin is one output pixel: the mean :math:`I_0` of bilinear reads at points spread
+    evenly over it. :func:`grid_sample_linearized` finds the slope :math:`A_{uv}` around the bin's centre :math:`c`,
+    from K reads whose spread of ``sampling.sigma`` bins makes them see the bin and its neighbours:
+
+    .. math::
+        I_0 + A_1 + A_{uv}^\top \left( c(\text{box}) - c \right)
+
+    So without the row of ones (``intercept=False``) the value is torchvision's. The gradient for the boxes is the
+    slope, all of a bin moving with its centre; the gradient for the image is that of :math:`I_0`.
+
+    Boxes are pooled in chunks of at most 64 MiB of working memory or, where that is more, one box. What is kept for the
+    backward pass is two slopes an output value, so twice the output's size, whatever the number of points in a bin.
+
+    Convention:
+        - ``input`` is :math:`(N, C, H, W)`; boxes are :math:`(x_1, y_1, x_2, y_2)`, x along the width
+        - ``boxes * spatial_scale`` are pixels of ``input`` with centres at integers, or at halves with ``aligned=True``
+        - ``aligned=False`` makes a box at least one pixel wide and high, as in torchvision; an empty bin of
+          ``aligned=True`` and ``sampling_ratio <= 0`` has no points and :math:`I_0 = 0`
+        - a point up to one pixel outside the outermost centres reads the border; beyond, 0. The samples of
+          ``mask_out_of_bounds`` are left out beyond
+        - a box edge more than 10,000 pixels outside the image counts as there, a NaN as far outside, with gradient 0
+        - ``sampling.sigma`` is in bins, ``sampling.jitter`` in pixels of ``input``
+
+    Args:
+        input: the image or feature map, shape :math:`(N, C, H, W)`. Half precision is computed in float32.
+        boxes: shape :math:`(R, 5)`, the first column the image's index; or for every image a tensor :math:`(R_i, 4)`.
+        output_size: bins of a box, ``(height, width)`` or one number for both.
+        spatial_scale: pixels of ``input`` a unit of ``boxes``.
+        sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
+        aligned: see above.
+        sampling: settings of the method; the paper's if ``None``.
+        noise: draws of :func:`draw_noise` for ``output_size``, shared by all boxes, or with an axis of R boxes in
+            front, :math:`(R, K - 1, h, w, 2)`. Drawn here if ``None``.
+        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+
+    Returns:
+        The pooled boxes, shape :math:`(R, C, h, w)`, in ``input``'s dtype.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or range.
+
+    Example:
+        >>> features = torch.rand(2, 3, 20, 30)
+        >>> boxes = torch.tensor([[0, 4.0, 2.0, 18.0, 16.0], [1, 9.0, 5.0, 27.0, 11.0]], requires_grad=True)
+        >>> pooled = roi_align_linearized(features, boxes, (5, 7), sampling_ratio=2, aligned=True)
+        >>> pooled.shape, torch.autograd.grad(pooled.sum(), boxes)[0].shape
+        (torch.Size([2, 3, 5, 7]), torch.Size([2, 5]))
+    """
+    sampling = LinearizedSampling() if sampling is None else sampling
+    bins = check_size("output_size", (output_size, output_size) if isinstance(output_size, int) else output_size)
+    rois = _rois(input, boxes)
+    _check(input, rois, bins, spatial_scale, sampling_ratio, sampling, noise)
+    dtype = torch.promote_types(torch.promote_types(input.dtype, rois.dtype), torch.float32)
+    index, (start, bin_size) = rois[:, 0].long(), _bins(rois[:, 1:].to(dtype), bins, spatial_scale, aligned, input)
+
+    if not sampling.intercept and not _carries_gradient(rois):
+        noise = None
+    elif noise is None:
+        noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)
+    chunk = max(_CHUNK // (input.shape[1] * bins[0] * max(bins[1], input.shape[3])), 1)
+    order, parts = [], []
+    with torch.autocast(input.device.type, enabled=False):
+        for number, image in enumerate(input.to(dtype)):
+            surrounded = F.pad(image.detach()[None], (1, 1, 1, 1), "replicate")
+            for rows in (index == number).nonzero()[:, 0].split(chunk):
+                part = _pool(image, start[rows].detach(), bin_size[rows].detach(), bins, sampling_ratio)
+                if noise is not None and len(rows):
+                    draws = noise[rows] if noise.ndim == 5 else noise
+                    linear = _linearize(surrounded, start[rows], bin_size[rows], bins, sampling, draws)
+                    # One carries the gradient for the image, the other that for the boxes; the value is one of them.
+                    value, other = (linear, part) if sampling.intercept else (part, linear)
+                    part = value + (other - other.detach())
+                parts.append(part.to(input.dtype))
+                order.append(rows)
+    return torch.cat(parts).index_select(0, torch.cat(order).argsort())
+
+
+class LinearizedRoIAlign(nn.Module):
+    """Module form of :func:`roi_align_linearized`, with the arguments of :class:`torchvision.ops.RoIAlign`.
+
+    Convention:
+        - as :func:`roi_align_linearized`
+
+    Args:
+        output_size: bins of a box, ``(height, width)`` or one number for both.
+        spatial_scale: pixels of the image a unit of the boxes.
+        sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
+        aligned: whether pixels have their centres at halves instead of integers.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> align = LinearizedRoIAlign((5, 7), spatial_scale=0.25, sampling_ratio=2, aligned=True)
+        >>> align(torch.rand(1, 3, 20, 30), [torch.tensor([[16.0, 8.0, 72.0, 64.0]])]).shape
+        torch.Size([1, 3, 5, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+
+    def forward(
+        self,
+        input: Tensor,
+        rois: Tensor | Sequence[Tensor],
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Pool ``rois`` of ``input`` :math:`(N, C, H, W)`, as :func:`roi_align_linearized`."""
+        return roi_align_linearized(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            sampling=self.sampling,
+            noise=noise,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, sampling={self.sampling}"
+        )
+
+
+def _bins(
+    corners: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool, input: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where boxes ``(R, 4)`` start and how large their bins are, (x, y) in pixels of the input: twice ``(R, 2)``."""
+    size = corners.new_tensor((input.shape[-1], input.shape[-2])).repeat(2)
+    corners = corners * spatial_scale - (0.5 if aligned else 0.0)
+    corners = corners.nan_to_num(torch.inf).clamp(torch.full_like(size, -_FAR_OUTSIDE), size + _FAR_OUTSIDE)
+    start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    return start, (extent if aligned else extent.clamp_min(1)) / extent.new_tensor(bins[::-1])
+
+
+def _pool(image: Tensor, start: Tensor, bin_size: Tensor, bins: tuple[int, int], sampling_ratio: int) -> Tensor:
+    """The values of RoIAlign, ``(r, C, h, w)``. Separable: a bin's points are a grid, the border rule a product."""
+    (h, w), (height, width) = bins, image.shape[-2:]
+    weights_x = _bin_weights(start[:, 0], bin_size[:, 0], w, sampling_ratio, width)
+    weights_y = _bin_weights(start[:, 1], bin_size[:, 1], h, sampling_ratio, height)
+    rows = torch.einsum("rhy,cyx->rhcx", weights_y, image)
+    return torch.einsum("rhcx,rwx->rchw", rows, weights_x)
+
+
+def _bin_weights(start: Tensor, bin_size: Tensor, bins: int, sampling_ratio: int, length: int) -> Tensor:
+    """Along one axis, by how much each texel enters each bin of each box, ``(r, bins, length)``."""
+    start, bin_size = start[:, None, None], bin_size[:, None, None]
+    count = torch.full_like(bin_size, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil().clamp_min(0)
+    most = int(max(count.flatten().tolist(), default=0))
+    number = torch.arange(most, device=start.device, dtype=start.dtype)
+    bin_start = start + torch.arange(bins, device=start.device, dtype=start.dtype)[:, None] * bin_size
+    point = bin_start + (number + 0.5) * bin_size / count.clamp_min(1)
+    share = ((number < count) & (point >= -1) & (point <= length)).to(start.dtype) / count.clamp_min(1)
+    point = point.clamp(0, length - 1)
+    lower = point.floor()
+    fraction, lower = point - lower, lower.long()
+    weights = start.new_zeros(len(start), bins, length)
+    weights.scatter_add_(2, lower, share * (1 - fraction))
+    return weights.scatter_add_(2, (lower + 1).clamp_max(length - 1), share * fraction)
+
+
+def _linearize(
+    surrounded: Tensor,
+    start: Tensor,
+    bin_size: Tensor,
+    bins: tuple[int, int],
+    sampling: LinearizedSampling,
+    noise: Tensor,
+) -> Tensor:
+    """The linear model around the centre of each bin, ``(r, C, h, w)``.
+
+    RoIAlign's image ends one pixel outside the outermost centres. So the image comes ``surrounded`` by one texel.
+    """
+    (h, w), (height, width) = bins, surrounded.shape[-2:]
+    x = start[:, :1] + (torch.arange(w, device=start.device) + 0.5) * bin_size[:, :1]
+    y = start[:, 1:] + (torch.arange(h, device=start.device) + 0.5) * bin_size[:, 1:]
+    x, y = 2 * (x + 1) / (width - 1) - 1, 2 * (y + 1) / (height - 1) - 1
+    grid = torch.stack((x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)), -1)
+    jacobian = torch.diag_embed(bin_size)[:, None, None]
+    return grid_sample_linearized(
+        surrounded, grid, align_corners=True, sampling=sampling, jacobian=jacobian, noise=noise
+    )
+
+
+def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
+    """Boxes in either of torchvision's forms as ``(R, 5)``."""
+    check_tensor("input", input, ("N", "C", "H", "W"))
+    if isinstance(boxes, Tensor):
+        check_tensor("boxes", boxes, ("R", 5))
+        return boxes
+    if not isinstance(boxes, Sequence):
+        raise TypeError(f"boxes must be a tensor (R, 5) or a list of tensors (R, 4), got {type(boxes).__name__}")
+    if len(boxes) != len(input):
+        raise ValueError(f"boxes must hold a tensor for each of the {len(input)} images, got {len(boxes)}")
+    for number, some in enumerate(boxes):
+        check_tensor(f"boxes[{number}]", some, ("R", 4))
+    return torch.cat([F.pad(some, (1, 0), value=number) for number, some in enumerate(boxes)])
+
+
+def _check(
+    input: Tensor,
+    rois: Tensor,
+    bins: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    sampling: LinearizedSampling,
+    noise: Tensor | None,
+) -> None:
+    if not isinstance(sampling, LinearizedSampling):
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    if min(input.shape) == 0:
+        raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
+    check_same_device("boxes", rois, "input", input)
+    if min(bins) < 1:
+        raise ValueError(f"output_size must be at least 1, got {bins}")
+    if not spatial_scale > 0:
+        raise ValueError(f"spatial_scale must be above 0, got {spatial_scale}")
+    if not isinstance(sampling_ratio, int):
+        raise TypeError(f"sampling_ratio must be an int, got {sampling_ratio!r}")
+    strangers = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
+    if strangers:
+        raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {strangers}")
+    if noise is not None:
+        wanted = (sampling.num_samples - 1, *bins, 2)
+        check_tensor("noise", noise, wanted if noise.ndim == 4 else (len(rois), *wanted))
+        check_same_device("noise", noise, "input", input)

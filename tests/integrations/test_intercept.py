@@ -1,0 +1,519 @@
+"""What is swapped, what is left alone, which patch decides, and what the report says."""
+
+import threading
+
+import kornia
+import pytest
+import torch
+import torch.nn.functional as F
+from lms_geometry.integrations import linearize
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lms_geometry import LinearizedSampling, grid_sample_linearized
+
+# Without the row of ones no value changes, so that gradients alone tell what was swapped.
+EXACT = LinearizedSampling(intercept=False)
+IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
+THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]])
+BASE = F.affine_grid(torch.eye(2, 3)[None], (1, 3, 5, 7), align_corners=False)
+
+
+class STN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(THETA.clone())
+
+    def forward(self, image):
+        return sample(image, F.affine_grid(self.theta, (2, 3, 5, 7), align_corners=False))
+
+
+def sample(image, grid):
+    return F.grid_sample(image, grid, align_corners=False)
+
+
+class Model(nn.Module):
+    """Two transformers, one of them in a container. ``run`` is how they are called."""
+
+    def __init__(self, run=lambda module, image: module(image)):
+        super().__init__()
+        self.stn = STN()
+        self.heads = nn.ModuleDict({"mask": STN()})
+        self.run = run
+
+    def forward(self, image):
+        return self.run(self.stn, image) + 2 * self.run(self.heads["mask"], image)
+
+
+def gradients(model):
+    model.zero_grad()
+    model(IMAGE).square().sum().backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+PLAIN = gradients(Model())
+
+
+def swapped(model):
+    """Which of the two transformers get another gradient than on their own."""
+    return [not torch.equal(a, b) for a, b in zip(gradients(model), PLAIN, strict=True)]
+
+
+def grid_that_learns(requires_grad=True):
+    return (BASE * THETA[0, 0, 0]).repeat(2, 1, 1, 1).requires_grad_(requires_grad)
+
+
+def test_a_block_ends_where_it_ends():
+    model = Model()
+    with linearize(sampling=EXACT):
+        assert swapped(model) == [True, True]
+    assert swapped(model) == [False, False]
+
+
+def test_a_patch_on_a_module_swaps_only_what_its_forward_does():
+    model = Model()
+    patch = linearize(model.stn, sampling=EXACT)
+    assert swapped(model) == [True, False]
+    patch.remove()
+    assert swapped(model) == [False, False]
+
+
+LEFT_ALONE = {
+    "mode 'nearest'": lambda: F.grid_sample(IMAGE, grid_that_learns(), mode="nearest", align_corners=False),
+    "mode 'bicubic'": lambda: torch.grid_sampler(IMAGE, grid_that_learns(), 2, 0, False),
+    "5-D, a volume": lambda: F.grid_sample(torch.rand(1, 2, 4, 5, 6), torch.rand(1, 3, 2, 4, 3).requires_grad_()),
+    "grid carries no gradient": lambda: F.grid_sample(IMAGE.clone().requires_grad_(), grid_that_learns(False)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Default grid_sample:UserWarning")
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_a_call_that_is_left_alone_is_the_same_bit_for_bit_and_the_report_says_why(reason):
+    torch.manual_seed(0)
+    want = LEFT_ALONE[reason]()
+    torch.manual_seed(0)
+    with linearize() as patch:
+        got = LEFT_ALONE[reason]()
+    assert torch.equal(got, want)
+    assert type(got.grad_fn) is type(want.grad_fn)
+    assert f"left: {reason}" in patch.report()
+    assert "swapped" not in patch.report()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_grad_mode_nothing_is_swapped(context):
+    grid = grid_that_learns()
+    with context(), linearize() as patch:
+        got = sample(IMAGE, grid)
+    assert torch.equal(got, sample(IMAGE, grid))
+    assert "left: grid carries no gradient" in patch.report()
+
+
+def test_in_eval_without_intercept_the_plain_sampler_runs():
+    model = Model().eval()
+    with linearize(model, sampling=EXACT) as patch:
+        assert swapped(model) == [False, False]
+        model.stn.train()
+        assert swapped(model) == [True, False]
+    assert "left: eval()" in patch.report()
+    with linearize(sampling=EXACT) as patch:
+        assert swapped(model) == [True, False]
+    with linearize(model, seed=0):
+        assert swapped(model.eval()) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((IMAGE, torch.zeros(1, 5, 7, 2).requires_grad_()), RuntimeError),
+        ((IMAGE, torch.zeros(2, 5, 7, 3).requires_grad_()), RuntimeError),
+        ((IMAGE, torch.zeros(2, 5, 7, 2).double().requires_grad_()), RuntimeError),
+        ((IMAGE[..., :0], torch.zeros(2, 5, 7, 2).requires_grad_()), RuntimeError),
+        ((IMAGE, torch.zeros(2, 5, 7, 2).requires_grad_(), "bilinear", "wrap"), ValueError),
+    ],
+)
+def test_a_call_that_torch_refuses_is_refused_by_torch(arguments, error):
+    with pytest.raises(error) as plain:
+        F.grid_sample(*arguments, align_corners=False)
+    with linearize(), pytest.raises(error) as patched:
+        F.grid_sample(*arguments, align_corners=False)
+    assert str(patched.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layout_and_dtype_are_those_of_grid_sample(layout, dtype):
+    image = IMAGE.to(dtype).contiguous(memory_format=layout)
+    grid = grid_that_learns().to(dtype).transpose(1, 2)
+    want = sample(image, grid)
+    with linearize() as patch:
+        got = sample(image, grid)
+    assert "swapped" in patch.report()
+    assert (got.dtype, got.stride(), got.shape) == (want.dtype, want.stride(), want.shape)
+
+
+def test_under_autocast_the_dtype_is_that_of_grid_sample():
+    grid = grid_that_learns().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        want = sample(IMAGE, grid)
+        with linearize(sampling=EXACT):
+            got = sample(IMAGE, grid)
+    assert got.dtype == want.dtype
+    torch.testing.assert_close(got, want)
+
+
+# Which calls: patterns
+
+
+@pytest.mark.parametrize(
+    ("patterns", "want"),
+    [
+        ({"include": ["stn"]}, [True, False]),
+        ({"include": ["heads"]}, [False, True]),
+        ({"include": ["heads.mask"]}, [False, True]),
+        ({"include": ["mas?"]}, [False, True]),
+        ({"exclude": ["heads.*"]}, [True, False]),
+        ({"include": ["stn", "mask"], "exclude": ["stn"]}, [False, True]),
+        ({"include": ["sample()"]}, [True, True]),
+        ({"exclude": ["sample()"]}, [False, False]),
+        ({"include": ["test_intercept.py"]}, [True, True]),
+        ({"include": ["integrations/test_intercept.py"], "exclude": ["mask"]}, [True, False]),
+        ({"exclude": [f"test_intercept.py:{sample.__code__.co_firstlineno + 1}"]}, [False, False]),
+    ],
+)
+def test_patterns_choose_calls_by_module_site_or_function(patterns, want):
+    model = Model()
+    with linearize(model, sampling=EXACT, **patterns) as patch:
+        assert swapped(model) == want
+    assert ("left: " in patch.report()) != all(want)
+
+
+def test_a_pattern_for_a_function_holds_however_deep_the_call_is():
+    def compose_flow(grid):
+        return kornia.geometry.remap(IMAGE, grid[..., 0], grid[..., 1], normalized_coordinates=True)
+
+    grid = grid_that_learns()
+    with linearize(sampling=EXACT, exclude=["compose_flow()"]) as patch:
+        compose_flow(grid)
+    assert "left: excluded by 'compose_flow()'" in patch.report()
+
+
+def test_what_runs_outside_the_block_is_no_part_of_the_way_to_a_call():
+    def train():
+        with linearize(exclude=["test_*()"]) as patch:
+            sample(IMAGE, grid_that_learns())
+        return patch
+
+    assert "swapped" in train().report()
+
+
+@pytest.mark.parametrize("include", [["elsewhere.py"], ["elsewhere()"], ["test_intercept.py:1"]])
+def test_a_pattern_to_include_that_matches_nothing_is_told_at_the_end(include):
+    with pytest.warns(UserWarning, match="matched no call"), linearize(include=include) as patch:
+        sample(IMAGE, grid_that_learns())
+    assert f"pattern {include[0]!r} matched no call" in patch.report()
+    patch = linearize(Model(), include=include)
+    with pytest.warns(UserWarning, match="matched no call"):
+        patch.remove()
+
+
+# Which patch: nesting, order, exceptions
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_where_patches_meet_the_inner_one_decides(outer_first):
+    model = Model()
+    targets = [model, model.stn] if outer_first else [model.stn, model]
+    patches = {target: linearize(target, sampling=EXACT, seed=1) for target in targets[:1]}
+    for target in targets[1:]:
+        patches[target] = linearize(target, sampling=LinearizedSampling(), seed=1)
+    value = model(IMAGE)
+    one = Model()
+    with linearize(one.stn if outer_first else one.heads["mask"], seed=1):
+        assert torch.equal(value, one(IMAGE))
+    rows = {target: patch.report() for target, patch in patches.items()}
+    assert "'heads.mask'" in rows[model]
+    assert "'stn'" not in rows[model]
+    assert "swapped" in rows[model.stn]
+    for target in targets:
+        patches[target].remove()
+    assert swapped(model) == [False, False]
+
+
+def test_an_inner_patch_that_leaves_a_call_alone_is_not_overruled():
+    model = Model()
+    with linearize(sampling=EXACT), linearize(model, exclude=["stn", "mask"]):
+        assert swapped(model) == [False, False]
+
+
+def test_a_swap_inside_two_blocks_is_one_swap():
+    theta = THETA.clone().requires_grad_()
+    grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
+    torch.manual_seed(0)
+    want = grid_sample_linearized(IMAGE, grid, sampling=EXACT).grad_fn
+    with linearize() as outer, linearize(sampling=EXACT) as inner:
+        torch.manual_seed(0)
+        got = sample(IMAGE, grid).grad_fn
+    assert type(got) is type(want)
+    assert "no call" in outer.report()
+    assert inner.report().count("\n") == 1
+
+
+def test_calls_of_the_library_itself_are_not_counted():
+    with linearize() as patch:
+        grid_sample_linearized(IMAGE, grid_that_learns())
+    assert "no call" in patch.report()
+
+
+def test_a_second_patch_of_a_module_takes_the_place_of_the_first():
+    model = Model()
+    kind = type(model)
+    first = linearize(model, sampling=EXACT)
+    second = linearize(model, sampling=EXACT, exclude=["stn"])
+    assert swapped(model) == [False, True]
+    with pytest.raises(RuntimeError, match="took its place"):
+        first.remove()
+    second.remove()
+    assert type(model) is kind
+
+
+@pytest.mark.parametrize("on_module", [True, False])
+def test_an_exception_leaves_nothing_behind(on_module):
+    model = Model(run=lambda module, image: [module(image), 1 / 0])
+    target = model if on_module else None
+    patch = linearize(target, sampling=EXACT)
+    with pytest.raises(ZeroDivisionError), patch:
+        model(IMAGE)
+    assert torch.overrides._len_torch_function_stack() == 0
+    assert type(model) is Model
+    model.run = lambda module, image: module(image)
+    assert swapped(model) == [False, False]
+
+
+def test_a_module_patch_survives_an_exception_in_its_forward():
+    model = Model(run=lambda module, image: 1 / 0)
+    patch = linearize(model, sampling=EXACT)
+    with pytest.raises(ZeroDivisionError):
+        model(IMAGE)
+    assert torch.overrides._len_torch_function_stack() == 0
+    model.run = lambda module, image: module(image)
+    assert swapped(model) == [True, True]
+    patch.remove()
+
+
+def test_other_threads_are_not_in_a_block_and_share_a_module_patch():
+    model = Model()
+    found = {}
+    with linearize(sampling=EXACT):
+        thread = threading.Thread(target=lambda: found.update(block=swapped(Model())))
+        thread.start()
+        thread.join()
+    with linearize(model, sampling=EXACT) as patch:
+        threads = [threading.Thread(target=lambda: [model(IMAGE) for _ in range(10)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found["block"] == [False, False]
+    assert patch.report().count("   40  ") == 2
+
+
+# Noise
+
+
+@pytest.mark.parametrize("on_module", [True, False])
+def test_one_seed_repeats_a_run_and_leaves_the_global_generator_alone(on_module):
+    def run(seed):
+        model = Model()
+        torch.manual_seed(seed + 100)
+        before = torch.get_rng_state()
+        with linearize(model if on_module else None, seed=seed % 10):
+            found = [gradients(model) for _ in range(2)]
+        assert torch.equal(before, torch.get_rng_state())
+        return torch.stack([torch.stack(step) for step in found])
+
+    first, again, other = run(3), run(13), run(4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1]), "steps must differ in noise"
+    assert not torch.equal(first[0, 0] * 2, first[0, 1]), "calls must differ in noise"
+
+
+def test_without_a_seed_torch_manual_seed_repeats_a_run():
+    model = Model()
+    found = []
+    with linearize():
+        for _ in range(2):
+            torch.manual_seed(5)
+            found.append(gradients(model))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("seed", [None, 2])
+@pytest.mark.parametrize("way", ["submodule", "function", "whole", "block"])
+def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
+    def run(model, forward):
+        torch.manual_seed(7)
+        with linearize(None if way == "block" else model, seed=seed):
+            forward(IMAGE).square().sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    plain = Model()
+    ways = {
+        "submodule": lambda module, image: checkpoint(module, image, use_reentrant=False),
+        "function": lambda module, image: checkpoint(lambda x: module(x), image, use_reentrant=False),
+    }
+    model = Model(ways.get(way, plain.run))
+    whole = (lambda image: checkpoint(model, image, use_reentrant=False)) if way == "whole" else model
+    assert all(map(torch.equal, run(model, whole), run(plain, plain)))
+
+
+def test_a_module_patch_holds_in_a_backward_pass_after_its_forward():
+    """Checkpointing runs a submodule again, when the model's own forward has long returned."""
+    model = Model(lambda module, image: checkpoint(module, image, use_reentrant=False))
+    patch = linearize(model, sampling=EXACT, exclude=["mask"])
+    assert swapped(model) == [True, False]
+    patch.remove()
+
+
+def test_reentrant_checkpointing_swaps_what_it_computes_again():
+    model = Model(lambda module, image: checkpoint(module, image.clone().requires_grad_(), use_reentrant=True))
+    patch = linearize(model, sampling=EXACT)
+    assert swapped(model) == [True, True]
+    assert patch.report().count("left: grid carries no gradient") == patch.report().count("swapped") == 2
+    patch.remove()
+
+
+def warp(theta):
+    return F.grid_sample(IMAGE[:1], BASE @ theta[:, :2].T + theta[:, 2], align_corners=False).square().sum()
+
+
+def test_vmap_shares_the_noise_and_swaps_what_a_derivative_goes_through():
+    one = [torch.func.grad(warp), torch.func.jacrev(warp)]
+    with linearize(seed=0) as patch:
+        want = [[f(theta) for f in one] for theta in THETA]
+    per_call = patch.report()
+    with linearize(seed=0) as patch:
+        in_vmap = torch.vmap(torch.func.grad(warp))(THETA)
+        around_vmap = torch.func.grad(lambda theta: torch.vmap(warp)(theta).sum())(THETA)
+        theta = THETA.clone().requires_grad_()
+        torch.vmap(warp)(theta).sum().backward()
+        plain = torch.vmap(warp)(THETA)
+    assert "    4  " in per_call
+    torch.testing.assert_close(in_vmap[0], want[0][0])
+    assert not torch.allclose(in_vmap[1], want[1][0], rtol=0.01)
+    torch.testing.assert_close(around_vmap[0], want[0][1])
+    assert theta.grad.abs().amin((1, 2)).gt(0).all()
+    torch.testing.assert_close(plain, torch.vmap(warp)(THETA), rtol=0, atol=0)
+    assert "left: grid carries no gradient" in patch.report()
+
+
+def test_forward_mode_has_the_derivative_that_reverse_mode_has():
+    with linearize(seed=0):
+        backward = torch.func.jacrev(warp)(THETA[0])
+    with linearize(seed=0):
+        forward = torch.func.jacfwd(warp)(THETA[0])
+    torch.testing.assert_close(forward, backward)
+
+
+# Compiled
+
+
+def test_a_compiled_model_is_swapped_in_one_graph_and_compiled_anew_when_the_patch_goes():
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    patch = linearize(compiled, exclude=["mask"])
+    torch.manual_seed(0)
+    graph = compiled(IMAGE)
+    assert "compiled" in patch.report()
+    assert "left: excluded by 'mask'" in patch.report()
+    torch.manual_seed(0)
+    torch.testing.assert_close(graph, model(IMAGE))
+    patch.remove()
+    torch.testing.assert_close(compiled(IMAGE), Model()(IMAGE), rtol=0, atol=0)
+
+
+def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
+    stn = STN()
+    compiled = torch.compile(stn, fullgraph=True, backend="eager")
+    with linearize() as patch:
+        torch.manual_seed(0)
+        graph = compiled(IMAGE)
+        assert patch.report().count("\n") == 1
+        assert f"test_intercept.py:{sample.__code__.co_firstlineno + 1} sample()" in patch.report()
+        torch.manual_seed(0)
+        torch.testing.assert_close(graph, stn(IMAGE))
+    with linearize(sampling=EXACT):
+        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE))
+    with linearize(exclude=["sample()"]):
+        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE), rtol=0, atol=0)
+    with linearize(seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
+        compiled(IMAGE)
+
+
+# The report, and bad input
+
+
+def test_the_report_is_a_table_of_call_sites():
+    model = Model()
+    with linearize(model, exclude=["mask"]) as patch:
+        model(IMAGE)
+        model(IMAGE)
+    head, *rows = patch.report().splitlines()
+    assert head.split("  ")[0].strip() == "calls"
+    site = f"test_intercept.py:{sample.__code__.co_firstlineno + 1} sample()"
+    for row, (module, outcome) in zip(
+        rows, [("stn", "swapped"), ("heads.mask", "left: excluded by 'mask'")], strict=True
+    ):
+        assert row.split()[0] == "2"
+        assert f"{site} in {module!r}" in row
+        assert "(2, 3, 19, 26), (2, 5, 7, 2)" in row
+        assert row.endswith(outcome)
+
+
+def test_a_packed_pyramid_is_left_alone_and_the_adapter_named():
+    frames = torch.tensor([[[[9.0, 0.0, 20.0], [0.0, 8.0, 15.0]]]], requires_grad=True)
+    image = torch.rand(1, 1, 33, 47)
+    with linearize() as patch:
+        got = kornia.feature.extract_patches_from_pyramid(image, frames, PS=5)
+    torch.testing.assert_close(got, kornia.feature.extract_patches_from_pyramid(image, frames, PS=5), rtol=0, atol=0)
+    assert "lms_geometry.integrations.kornia" in patch.report()
+    with linearize() as patch:
+        kornia.feature.extract_patches_simple(image, frames, PS=5)
+    assert "swapped" in patch.report()
+
+
+def test_a_forward_set_on_an_instance_is_named():
+    model = Model()
+    model.stn.forward = lambda image: image
+    patch = linearize(model)
+    assert "submodule 'stn' has a forward of its own" in patch.report()
+    patch.remove()
+
+
+def test_bad_input_is_told_what_to_do_instead():
+    with pytest.raises(TypeError, match=r"target must be a torch\.nn\.Module or None, got function.*block"):
+        linearize(sample)
+    with pytest.raises(ValueError, match=r"target must not be TorchScript.*Python module"):
+        linearize(torch.jit.script(nn.Linear(1, 1)))
+    with pytest.raises(TypeError, match="sampling must be a LinearizedSampling or None, got dict"):
+        linearize(sampling={})
+    with pytest.raises(TypeError, match=r"seed must be an int or None, got 0\.5"):
+        linearize(seed=0.5)
+    with pytest.raises(TypeError, match=r"include must be a list of patterns.*got 'stn'"):
+        linearize(Model(), include="stn")
+    with pytest.raises(ValueError, match=r"exclude pattern 'head' matches none of the submodules \(stn, heads"):
+        linearize(Model(), exclude=["head"])
+    with pytest.raises(ValueError, match="a block has no module to look in"):
+        linearize(include=["stn"])
+
+
+def test_a_patch_removed_twice_says_so():
+    patch = linearize(Model())
+    patch.remove()
+    with pytest.raises(RuntimeError, match="off already"):
+        patch.remove()
+    with pytest.raises(RuntimeError, match="Call linearize"):
+        patch.__enter__()
+    with pytest.raises(RuntimeError, match="ends with its block"):
+        linearize().remove()

@@ -1,0 +1,138 @@
+"""Attributes replaced by name, and put back by identity."""
+
+import sys
+import types
+
+import pytest
+import torch
+from lms_geometry.integrations import Replacement, replace
+from torch import nn
+
+
+@pytest.fixture
+def warp(monkeypatch):
+    module = types.ModuleType("warp")
+    module.sample = lambda image: image
+    monkeypatch.setitem(sys.modules, "warp", module)
+    return module
+
+
+def double(image):
+    return 2 * image
+
+
+class Sampler:
+    @staticmethod
+    def still(image):
+        return image
+
+    @classmethod
+    def of(cls, image):
+        return cls, image
+
+    def method(self, image):
+        return image
+
+
+class Child(Sampler):
+    pass
+
+
+def test_a_function_of_a_module_is_replaced_and_put_back(warp):
+    original = warp.sample
+    replacement = replace(warp, "sample", double)
+    assert warp.sample(3) == 6
+    replacement.remove()
+    assert warp.sample is original
+
+
+def test_a_block_puts_back_even_after_an_exception(warp):
+    original = warp.sample
+    with pytest.raises(ZeroDivisionError), replace(warp, "sample", lambda image: 1 / 0):
+        warp.sample(3)
+    assert warp.sample is original
+
+
+@pytest.mark.parametrize("owner", [Sampler, Child, Child()])
+@pytest.mark.parametrize("name", ["still", "of", "method"])
+def test_what_a_class_holds_is_put_back_as_it_was(owner, name):
+    before = [dict(vars(holder)) for holder in (owner, Sampler, Child)]
+    with replace(owner, name, double):
+        assert vars(owner)[name] is double
+    after = [dict(vars(holder)) for holder in (owner, Sampler, Child)]
+    assert all(a.keys() == b.keys() and all(a[k] is b[k] for k in a) for a, b in zip(after, before, strict=True))
+
+
+def test_a_submodule_is_put_back_in_its_place():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    before = list(model.named_children())
+    with replace(model, "1", nn.Identity()):
+        assert isinstance(model[1], nn.Identity)
+    after = list(model.named_children())
+    assert all(a == b and c is d for (a, c), (b, d) in zip(after, before, strict=True))
+    assert "1" not in vars(model)
+
+
+def test_several_are_replaced_all_or_none(warp):
+    original = warp.sample
+    with pytest.raises(AttributeError, match="warp has no attribute 'sampel'; did you mean 'sample'"):
+        Replacement((warp, "sample", double), (warp, "sampel", double))
+    assert warp.sample is original
+
+
+def test_replacements_of_one_name_are_removed_last_first(warp):
+    original = warp.sample
+    first = replace(warp, "sample", lambda image: 2 * image)
+    second = replace(warp, "sample", double)
+    with pytest.raises(RuntimeError, match=r"warp\.sample was replaced again since"):
+        first.remove()
+    second.remove()
+    first.remove()
+    assert warp.sample is original
+
+
+def test_a_name_bound_elsewhere_is_told(warp, monkeypatch):
+    graph = types.ModuleType("graph")
+    graph.sample_image = warp.sample
+    monkeypatch.setitem(sys.modules, "graph", graph)
+    original = warp.sample
+    with pytest.warns(UserWarning, match=r"graph\.sample_image held the same as warp\.sample and was not"):
+        replacement = replace(warp, "sample", double)
+    assert graph.sample_image is original
+    replacement.remove()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_leaves_nothing_replaced(warp, monkeypatch):
+    monkeypatch.setitem(sys.modules, "graph", types.ModuleType("graph"))
+    sys.modules["graph"].sample = original = warp.sample
+    with pytest.raises(UserWarning, match=r"graph\.sample held"):
+        replace(warp, "sample", double)
+    assert warp.sample is original
+
+
+def test_a_refused_assignment_leaves_nothing_replaced(warp):
+    original, model = warp.sample, nn.Sequential(nn.ReLU())
+    with pytest.raises(TypeError, match="cannot assign"):
+        Replacement((warp, "sample", double), (model, "0", double))
+    assert warp.sample is original
+
+
+def test_the_adapter_may_hold_the_original_in_its_own_module(warp, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "original_sample", warp.sample, raising=False)
+    replace(warp, "sample", double).remove()
+
+
+def test_bad_input_is_told_what_to_do_instead(warp):
+    with pytest.raises(TypeError, match="owner must be the object itself, got its name 'warp': import it"):
+        replace("warp", "sample", double)
+    with pytest.raises(TypeError, match="adapter must be callable, got Tensor"):
+        replace(warp, "sample", torch.zeros(2))
+    with pytest.raises(AttributeError, match=r"has no attribute 'pull'.*the name it calls it by"):
+        replace(warp, "pull", double)
+    replacement = replace(warp, "sample", double)
+    replacement.remove()
+    with pytest.raises(RuntimeError, match="removed already"):
+        replacement.remove()
+    with pytest.raises(RuntimeError, match="call replace"):
+        replacement.__enter__()
