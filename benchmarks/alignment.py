@@ -10,7 +10,6 @@ widths, ends below 0.02 and below 0.3.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.photos import load_photos
+from benchmarks.results import report
 from lms_geometry import LinearizedSampling, register
 
 SIZE = 128
@@ -54,20 +54,15 @@ def main() -> None:
         found = corner_errors(photos, rate, seed, **SAMPLERS[name])
         errors.setdefault(name, {}).setdefault(rate, []).extend(found.tolist())
 
-    print(f"Recall below {' / '.join(map(str, THRESHOLDS))}")
-    print("| sampler | " + " | ".join(f"{rate}x" for rate in RATES) + " |\n" + "|---" * (1 + len(RATES)) + "|")
-    for name, by_rate in errors.items():
-        print(f"| {name} | " + " | ".join(_recalls(by_rate[rate]) for rate in RATES) + " |")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = {
-            "photos": options.photos,
-            "problems": options.problems,
-            "seed": options.seed,
-            "torch": torch.__version__,
-        }
-        rounded = {name: {r: [round(e, 5) for e in es] for r, es in by.items()} for name, by in errors.items()}
-        options.json.write_text(json.dumps({"about": about, "corner_errors": rounded}) + "\n")
+    report(
+        options.json,
+        "Alignment",
+        f"Section 6.4, Fig. 7: recall below a corner error of {THRESHOLDS[0]} / {THRESHOLDS[1]} half widths, over "
+        f"{options.photos} photos with {options.problems} warps each, scales of standard deviation sqrt(2)/2 in log2.",
+        ["sampler", *(f"{rate}x" for rate in RATES)],
+        [[name, *(_recalls(by_rate[rate]) for rate in RATES)] for name, by_rate in errors.items()],
+        {name: {rate: [round(e, 5) for e in some] for rate, some in by.items()} for name, by in errors.items()},
+    )
 
 
 def corner_errors(photos: Tensor, rate: int, seed: int, **options: Any) -> Tensor:  # noqa: ANN401

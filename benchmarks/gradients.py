@@ -8,7 +8,6 @@ gives the share within 45 degrees, where directions at random would have 0.25.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.peers import bilinear, blurred, multi_scale
 from benchmarks.photos import load_photos
+from benchmarks.results import report
 from lms_geometry import LinearizedSampling, grid_sample_linearized
 
 SIZE = 128
@@ -43,13 +43,16 @@ def main() -> None:
     jobs = [(name, sampler, rate) for name, sampler in _samplers().items() for rate in RATES]
     for name, sampler, rate in tqdm(jobs, desc="gradients"):
         shares.setdefault(name, {})[rate] = share_within_45_degrees(photos, sampler, rate, options.seed)
-    print("| sampler | " + " | ".join(f"{rate}x" for rate in RATES) + " |\n" + "|---" * (1 + len(RATES)) + "|")
-    for name, by_rate in shares.items():
-        print(f"| {name} | " + " | ".join(f"{by_rate[rate]:.2f}" for rate in RATES) + " |")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = {"photos": options.photos, "seed": options.seed, "torch": torch.__version__}
-        options.json.write_text(json.dumps({"about": about, "shares": shares}, indent=1) + "\n")
+    report(
+        options.json,
+        "Gradient field",
+        f"Section 6.3, Fig. 8: the share of descent directions within 45 degrees of the truth, over {options.photos} "
+        f"photos. The centre of each, {CROP:.2f} of it a side, is shrunk and moved over a grid of translations up to "
+        f"{REACH:.2f} of the half width either way.",
+        ["sampler", *(f"{rate}x" for rate in RATES)],
+        [[name, *(f"{by_rate[rate]:.2f}" for rate in RATES)] for name, by_rate in shares.items()],
+        shares,
+    )
 
 
 def share_within_45_degrees(photos: Tensor, sampler: Sampler, rate: int, seed: int, points: int = 10) -> float:

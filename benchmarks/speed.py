@@ -9,13 +9,10 @@ machine, ratios less so. Runs on a GPU when there is one.
 
 import argparse
 import gc
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from benchmarks.results import report
 from lms_geometry import LinearizedSampling, grid_sample_linearized
 
 # B, C, H, W, h, w, and whether the image takes a gradient: it does where it is a feature map.
@@ -37,6 +35,7 @@ CASES = (
     (8, 64, 64, 64, 64, 64, True),
 )
 SAMPLES = (4, 8, 16, 32)
+COLUMNS = ("B,C,H,W,h,w", "sampler", "forward, ms", "both, ms", "ratio (quartiles)", "peak memory, MB", "ratio")
 WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
@@ -68,18 +67,15 @@ def main() -> None:
     for case in tqdm(CASES, desc="speed", unit="size"):
         rows += measure(case, _samplers(), options.rounds, device)
     rows += measure(CASES[0], _samplers_by_count(), options.rounds, device)
-    print(table(rows))
-    if options.json is not None:
-        machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-        about = {
-            "machine": machine,
-            "threads": options.threads,
-            "torch": torch.__version__,
-            "date": date.today().isoformat(),
-            "rounds": options.rounds,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    report(
+        options.json,
+        "Speed",
+        "Time and peak memory of one call, forward and backward with a gradient for the grid, as ratios to bilinear "
+        "sampling: the median over interleaved rounds, and its quartiles.",
+        COLUMNS,
+        [_cells(row) for row in rows],
+        rows,
+    )
 
 
 def measure(
@@ -129,19 +125,17 @@ def measure(
     ]
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| B,C,H,W,h,w | sampler | forward, ms | and backward, ms | ratio (quartiles) | peak memory, MB | ratio |",
-        "|---|---|---|---|---|---|---|",
+def _cells(row: Row) -> list[str]:
+    low, middle, high = row["both_ratio"]
+    return [
+        row["size"],
+        row["sampler"],
+        f"{row['forward_ms']:.1f}",
+        f"{row['both_ms']:.1f}",
+        f"{middle:.1f} ({low:.1f} to {high:.1f})",
+        f"{row['memory_mb']:.1f}",
+        f"{row['memory_ratio']:.1f}",
     ]
-    for row in rows:
-        low, middle, high = row["both_ratio"]
-        lines.append(
-            f"| {row['size']} | {row['sampler']} | {row['forward_ms']:.1f} | {row['both_ms']:.1f} "
-            f"| {middle:.1f} ({low:.1f} to {high:.1f}) | {row['memory_mb']:.1f} | {row['memory_ratio']:.1f} |"
-        )
-    return "\n".join(lines)
 
 
 def _samplers() -> dict[str, Sampler]:

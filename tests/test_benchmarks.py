@@ -17,12 +17,13 @@ def test_speed_writes_a_row_for_each_sampler_and_size(tmp_path, monkeypatch, cap
     )
     speed.main()
     result = json.loads((tmp_path / "speed.json").read_text())
-    names = [row["sampler"] for row in result["rows"]]
+    names = [row["sampler"] for row in result["raw"]]
     assert (
         names[:4] == names[4:8] == ["bilinear", "multi-scale (1, 5, 10)", "linearized, paper", "linearized, whitened"]
     )
     assert len(names) == 13
-    bilinear = result["rows"][0]
+    assert [row[1] for row in result["table"]["rows"]] == names
+    bilinear = result["raw"][0]
     assert bilinear["both_ratio"] == pytest.approx([1, 1, 1])
     assert bilinear["memory_ratio"] == 1
     assert capsys.readouterr().out.count("\n| 2,") == 13
@@ -51,7 +52,7 @@ def test_gradients_prefers_linearized_samples_to_bilinear(folder_of_photos, tmp_
     out = tmp_path / "out.json"
     monkeypatch.setattr("sys.argv", ["gradients", "--data", str(folder_of_photos), "--photos", "2", "--json", str(out)])
     gradients.main()
-    shares = json.loads(out.read_text())["shares"]
+    shares = json.loads(out.read_text())["raw"]
     assert shares["whitened, mask off"]["8"] > shares["bilinear"]["8"] + 0.2
 
 
@@ -61,7 +62,7 @@ def test_alignment_writes_a_corner_error_for_each_problem(folder_of_photos, tmp_
     out = tmp_path / "out.json"
     monkeypatch.setattr("sys.argv", ["alignment", "--data", str(folder_of_photos), "--photos", "3", "--json", str(out)])
     alignment.main()
-    errors = json.loads(out.read_text())["corner_errors"]
+    errors = json.loads(out.read_text())["raw"]
     assert {name: len(by_rate["8"]) for name, by_rate in errors.items()} == dict.fromkeys(alignment.SAMPLERS, 3)
     assert "| bilinear |" in capsys.readouterr().out
 

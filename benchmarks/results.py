@@ -1,0 +1,43 @@
+"""What a benchmark measured, printed as a table and kept as one JSON file that the site's Reproduction page shows."""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+
+def report(
+    path: Path | None, title: str, what: str, columns: Sequence[str], rows: Sequence[Sequence[str]], raw: object
+) -> None:
+    """Print a table, and write it to ``path`` with how it was made and, for other uses, the raw figures."""
+    print("\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)))
+    if path is None:
+        return
+    result = {
+        "title": title,
+        "what": what,
+        "table": {"columns": columns, "rows": rows},
+        "command": _command(),
+        "about": {"machine": _machine(), "torch": torch.__version__, "date": date.today().isoformat()},
+        "raw": raw,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _command() -> str:
+    """The command line, without the place of the data on this machine."""
+    arguments = list(sys.argv[1:])
+    if "--data" in arguments:
+        arguments[arguments.index("--data") + 1] = "DIR"
+    return " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
