@@ -30,14 +30,14 @@ class Draws:
 
     def __call__(self, sampling: LinearizedSampling, grid: Tensor) -> Tensor:
         """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
-        size = (grid.shape[-3], grid.shape[-2])
+        size, dtype = (grid.shape[-3], grid.shape[-2]), torch.promote_types(grid.dtype, torch.float32)
         if torch.compiler.is_compiling():
             if self._seed is not None:
                 raise RuntimeError("a seed cannot enter a compiled graph: leave it out, and call torch.manual_seed()")
-            return draw_noise(sampling, size, device=grid.device, dtype=grid.dtype)
+            return draw_noise(sampling, size, device=grid.device, dtype=dtype)
         with temporarily_clear_interpreter_stack():
             generator = None if self._seed is None else self._generator(grid.device.index or 0)
-            return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=grid.dtype)
+            return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=dtype)
 
     def _generator(self, device: int) -> torch.Generator:
         number = next(self._numbers.setdefault(device, itertools.count()))

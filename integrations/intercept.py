@@ -47,7 +47,8 @@ def linearize(
           site or function is anywhere on the way to it. ``exclude`` wins over ``include``
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
-        - a module in ``eval()`` samples plainly if ``sampling.intercept`` is ``False``: the value is the same
+        - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
+          its values are the same
         - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
           with the original
         - with checkpointing, a block must enclose ``backward()`` too; a patch on a module sees to the submodules that
@@ -108,17 +109,22 @@ class Patch:
         # torch.compiler.assume_constant_result would do besides importing torch._dynamo, which takes seconds.
         self._judge = lambda *call: self._decide(*call)
         self._judge._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        self._passed_by = False
         self._removed = ""
         if target is not None:
             self._take_the_place_of_another(target)
-            patched.put_on(self, target)
+            self._patched = patched.put_on(self, target)
 
     def report(self) -> str:
         """A table of the calls seen: how often, where from, shapes, swapped or left alone and why; and what is unseen.
 
         A call in a compiled graph is counted when the graph is compiled, not when it runs, without its shapes.
         """
-        lines = [str(self._table) if self._table.rows else _NOTHING_SEEN]
+        lines = [_PASSED_BY] if self._passed_by else []
+        if self._table.rows:
+            lines.insert(0, str(self._table))
+        elif not self._passed_by:
+            lines.append(_NOTHING_SEEN)
         unmatched = (pattern for pattern in (*self._include, *self._exclude) if pattern not in self._matched)
         lines += [f"pattern {pattern!r} matched no call" for pattern in unmatched]
         lines += [f"cannot be seen: {sampler}" for sampler in report.unreachable(self._target)]
@@ -137,8 +143,7 @@ class Patch:
             raise RuntimeError("a block's patch ends with its block: there is nothing to remove")
         if self._removed:
             raise RuntimeError(f"this patch is off already: {self._removed}")
-        patched.take_off(self, self._target)
-        self._removed = "it was removed"
+        self._take_off("it was removed")
         self._warn_of_unmatched()
 
     def __enter__(self) -> Self:
@@ -150,12 +155,13 @@ class Patch:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if self._target is not None:
-            if not self._removed:
-                self.remove()
+        if self._target is None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._thread.blocks.pop()
+        elif self._removed:
             return
-        self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._thread.blocks.pop()
+        else:
+            self._take_off("its block ended")
         if exc_type is None:
             self._warn_of_unmatched()
 
@@ -199,9 +205,10 @@ class Patch:
 
         @functools.wraps(forward)
         def patched_forward(module: nn.Module, *args: object, **kwargs: object) -> object:
-            if self._removed:  # by a copy that some code made in its own way
-                return forward(module, *args, **kwargs)
             running = self._thread.running
+            # Once removed, only a copy that some code made in its own way comes here.
+            if self._removed or (not running and self._passes_by(module)):
+                return forward(module, *args, **kwargs)
             running.append((name, module.training))
             try:
                 if len(running) > 1:
@@ -212,6 +219,13 @@ class Patch:
                 running.pop()
 
         return patched_forward
+
+    def _passes_by(self, module: nn.Module) -> bool:
+        """Whether a run of a module is not worth a look: no gradient is asked for, and values would not change."""
+        idle = not self.sampling.intercept and not (module.training and torch.is_grad_enabled())
+        if idle and not torch.compiler.is_compiling():
+            self._passed_by = True
+        return idle
 
     def _decide(
         self,
@@ -241,7 +255,7 @@ class Patch:
             outcome = "left: not included"
         elif report.samples_packed_image(stack):
             outcome = "left: a pyramid packed into one image, see lms_geometry.integrations.kornia"
-        elif not intercept and not (running[-1][1] if running else _caller_trains(block)):
+        elif not intercept and not (running[-1][1] if running else report.caller_trains(block)):
             outcome = "left: eval() without intercept, same value"
         self._table.add(stack, modules[-1] if modules else "", shapes, outcome)
         return outcome
@@ -249,23 +263,26 @@ class Patch:
     def _take_the_place_of_another(self, target: nn.Module) -> None:
         for patch in patched.patches_on(target):
             if isinstance(patch, Patch) and patch._target is target:
-                patched.take_off(patch, target)
-                patch._removed = "another linearize() of the same module took its place"
+                patch._take_off("another linearize() of the same module took its place")
+
+    def _take_off(self, why: str) -> None:
+        patched.take_off(self, self._patched)
+        self._removed = why
 
     def _warn_of_unmatched(self) -> None:
         unmatched = [pattern for pattern in self._include if pattern not in self._matched]
         if unmatched:
             warnings.warn(
-                f"include patterns {unmatched} matched no call, so they swapped nothing: patch.report() shows the "
-                "calls there were",
-                stacklevel=3,
+                f"include patterns {unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3
             )
 
 
 _NOTHING_SEEN = (
-    "no call of F.grid_sample or torch.grid_sampler was seen. Was the code run? A module's patch sees what its forward "
-    "does, a block what its own thread does. A sampler of other make needs replace(module, 'name', adapter)"
+    "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
+    "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
+    "replace(module, 'name', adapter)"
 )
+_PASSED_BY = "runs in eval() or under no_grad were not looked at: without intercept nothing changes there"
 
 
 class _Thread(threading.local):
@@ -279,7 +296,8 @@ class _Thread(threading.local):
 class _Deciding(threading.local):
     """Whether a patch is making a call in this thread: then those further out are not asked."""
 
-    now = False
+    def __init__(self) -> None:
+        self.now = False
 
 
 _DECIDING = _Deciding()
@@ -336,7 +354,9 @@ def _by_number(
     input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
 ) -> tuple[Tensor, Tensor, str, str, bool | None]:
     """The arguments of ``torch.grid_sampler`` as ``F.grid_sample`` names them."""
-    return input, grid, MODES[interpolation_mode], PADDING_MODES[padding_mode], align_corners
+    modes, paddings = dict(enumerate(MODES)), dict(enumerate(PADDING_MODES))
+    mode, padding = modes.get(interpolation_mode, "unknown"), paddings.get(padding_mode, "unknown")
+    return input, grid, mode, padding, align_corners
 
 
 def _unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
@@ -350,17 +370,6 @@ def _unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
     if not (valid and same_dtype and min(input.shape[1:]) > 0 and padding_mode in PADDING_MODES):
         return "not a valid call"
     return "" if carries_gradient(grid) else "grid carries no gradient"
-
-
-def _caller_trains(outermost: FrameType | None) -> bool:
-    """Whether the nearest module in whose method the call was made is in training; outside of any, yes."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame is not outermost:
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module):
-            return module.training
-        frame = frame.f_back
-    return True
 
 
 def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:

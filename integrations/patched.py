@@ -6,13 +6,13 @@ itself, so its ``state_dict``, hooks and replicas are what they were, and going 
 
 import copyreg
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import nn
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 # Layers and wrappers of torch's own: they call no sampler but through modules of the user's.
 _NO_SAMPLERS = ("torch.nn.", "torch._dynamo.")
 
@@ -27,18 +27,26 @@ class Enters(Protocol):
 Layer = tuple[Enters, str]
 
 
-def put_on(patch: Enters, target: nn.Module) -> None:
-    """Put a patch on a module and its submodules."""
+def put_on(patch: Enters, target: nn.Module) -> list[nn.Module]:
+    """Put a patch on a module and its submodules, all or none, and return which."""
+    modules = {name: module for name, module in target.named_modules() if is_users(module)}
     with _LOCK:
-        for name, module in target.named_modules():
-            if is_users(module):
+        for name, module in modules.items():
+            try:
                 _set_layers(module, (*_layers(module), (patch, name)))
+            except TypeError as error:
+                take_off(patch, modules.values())
+                raise TypeError(
+                    f"submodule {name!r}, a {type(module).__qualname__}, cannot be patched, for its class cannot be "
+                    f"changed ({error}): use the block `with linearize():`"
+                ) from error
+    return list(modules.values())
 
 
-def take_off(patch: Enters, target: nn.Module) -> None:
-    """Take a patch off, whatever patches came after it."""
+def take_off(patch: Enters, modules: Iterable[nn.Module]) -> None:
+    """Take a patch off modules, whatever patches came after it."""
     with _LOCK:
-        for module in target.modules():
+        for module in modules:
             if any(layer is patch for layer, _ in _layers(module)):
                 _set_layers(module, tuple(layer for layer in _layers(module) if layer[0] is not patch))
 

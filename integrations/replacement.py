@@ -123,9 +123,10 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
     originals = {id(_own(owner, name)) for owner, name, _ in replaced if _is_code(_own(owner, name))}
     known = {(id(owner), name) for owner, name, _ in replaced}
     adapters = {getattr(adapter, "__module__", None) for _, _, adapter in replaced}
+    modules = {id(module): (module_name, module) for module_name, module in reversed(sys.modules.items())}
     bound = [
         f"{module_name}.{name}"
-        for module_name, module in sorted(sys.modules.items())
+        for module_name, module in modules.values()
         if module_name not in adapters
         for name, value in list(getattr(module, "__dict__", {}).items())
         if id(value) in originals and (id(module), name) not in known

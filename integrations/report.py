@@ -19,8 +19,6 @@ from torch import nn
 
 import lms_geometry
 
-from . import patched
-
 LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
 _HIDDEN = (_HERE, _TORCH)
 _COMPILED = str(Path(_TORCH) / "_dynamo" / "eval_frame.py")
@@ -81,6 +79,17 @@ def traced_call_stack() -> list[Frame]:
     return [Frame(f.filename, f.lineno or 0, f.name) for f in reversed(summary) if not f.filename.startswith(_HIDDEN)]
 
 
+def caller_trains(outermost: FrameType | None) -> bool:
+    """Whether the nearest module in whose method the call was made is in training; outside of any, yes."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            return module.training
+        frame = None if frame is outermost else frame.f_back
+    return True
+
+
 def check_patterns(argument: str, patterns: object, target: nn.Module | None) -> None:
     """Raise unless patterns are a list of patterns, and those of modules name submodules of the target."""
     if patterns is None:
@@ -130,7 +139,7 @@ def unreachable(target: nn.Module | None) -> Iterator[str]:
             if not name.startswith(scripted) and _samples(module):
                 yield f"submodule {name!r} is TorchScript; use the Python module it was made from"
                 scripted = name + "."
-        elif patched.is_users(module) and "forward" in vars(module):
+        elif "forward" in vars(module) and not type(module).__module__.startswith("torch."):
             yield f"submodule {name!r} has a forward of its own set on it; linearize() before that is set"
     for module_name, python_module in sorted(sys.modules.items()):
         if module_name.partition(".")[0] != "torch":

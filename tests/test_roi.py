@@ -9,8 +9,7 @@ from kornia.filters import gaussian_blur2d
 from torch.overrides import TorchFunctionMode
 from torchvision import ops
 
-from lms_geometry import LinearizedSampling, draw_noise, roi
-from lms_geometry.roi import LinearizedRoIAlign, roi_align_linearized
+from lms_geometry import LinearizedRoIAlign, LinearizedSampling, draw_noise, roi, roi_align_linearized
 
 EXACT = LinearizedSampling(intercept=False)
 WHITENED = LinearizedSampling(intercept=False, mask_out_of_bounds=False, pattern="whitened")

@@ -1,6 +1,7 @@
 """What is swapped, what is left alone, which patch decides, and what the report says."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import kornia
 import pytest
@@ -113,13 +114,46 @@ def test_in_eval_without_intercept_the_plain_sampler_runs():
     model = Model().eval()
     with linearize(model, sampling=EXACT) as patch:
         assert swapped(model) == [False, False]
+        assert "runs in eval() or under no_grad were not looked at" in patch.report()
+        assert "no call" not in patch.report()
         model.stn.train()
         assert swapped(model) == [True, False]
-    assert "left: eval()" in patch.report()
-    with linearize(sampling=EXACT) as patch:
-        assert swapped(model) == [True, False]
+    model.train()
+    model.stn.eval()
+    for target in (model, None):
+        with linearize(target, sampling=EXACT) as patch:
+            assert swapped(model) == [False, True]
+        assert "left: eval()" in patch.report()
     with linearize(model, seed=0):
         assert swapped(model.eval()) == [True, True]
+
+
+def test_a_module_around_a_block_does_not_speak_for_the_calls_in_it():
+    class Tool(nn.Module):
+        def fit(self):
+            return fit()
+
+    def fit():
+        with linearize(sampling=EXACT) as patch:
+            sample(IMAGE, grid_that_learns())
+        return patch.report()
+
+    assert "swapped" in Tool().eval().fit()
+
+
+def test_without_intercept_and_gradients_the_mode_is_not_entered():
+    depths = []
+
+    def run(module, image):
+        depths.append(torch.overrides._len_torch_function_stack())
+        return module(image)
+
+    model = Model(run)
+    with linearize(model, sampling=EXACT):
+        with torch.no_grad():
+            model(IMAGE)
+        model.eval()(IMAGE)
+    assert set(depths) == {0}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +164,7 @@ def test_in_eval_without_intercept_the_plain_sampler_runs():
         ((IMAGE, torch.zeros(2, 5, 7, 2).double().requires_grad_()), RuntimeError),
         ((IMAGE[..., :0], torch.zeros(2, 5, 7, 2).requires_grad_()), RuntimeError),
         ((IMAGE, torch.zeros(2, 5, 7, 2).requires_grad_(), "bilinear", "wrap"), ValueError),
+        ((IMAGE, torch.zeros(2, 5, 7, 2).requires_grad_(), "linear"), ValueError),
     ],
 )
 def test_a_call_that_torch_refuses_is_refused_by_torch(arguments, error):
@@ -138,6 +173,16 @@ def test_a_call_that_torch_refuses_is_refused_by_torch(arguments, error):
     with linearize(), pytest.raises(error) as patched:
         F.grid_sample(*arguments, align_corners=False)
     assert str(patched.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("empty", [(2, 0, 7, 2), (2, 5, 0, 2), (0, 5, 7, 2)])
+def test_an_empty_grid_gives_an_empty_image(empty):
+    image, grid = IMAGE[: empty[0]], torch.zeros(empty, requires_grad=True)
+    with linearize() as patch:
+        got = sample(image, grid)
+    assert "swapped" in patch.report()
+    assert got.shape == sample(image, grid).shape
+    got.sum().backward()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -152,14 +197,17 @@ def test_layout_and_dtype_are_those_of_grid_sample(layout, dtype):
     assert (got.dtype, got.stride(), got.shape) == (want.dtype, want.stride(), want.shape)
 
 
-def test_under_autocast_the_dtype_is_that_of_grid_sample():
+def test_under_autocast_a_call_is_what_the_library_gives_there():
     grid = grid_that_learns().bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        want = sample(IMAGE, grid)
-        with linearize(sampling=EXACT):
+        plain = sample(IMAGE, grid)
+        torch.manual_seed(0)
+        want = grid_sample_linearized(IMAGE, grid)
+        torch.manual_seed(0)
+        with linearize():
             got = sample(IMAGE, grid)
-    assert got.dtype == want.dtype
-    torch.testing.assert_close(got, want)
+    assert got.dtype == plain.dtype
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 # Which calls: patterns
@@ -220,24 +268,38 @@ def test_a_pattern_to_include_that_matches_nothing_is_told_at_the_end(include):
 # Which patch: nesting, order, exceptions
 
 
-@pytest.mark.parametrize("outer_first", [True, False])
-def test_where_patches_meet_the_inner_one_decides(outer_first):
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_where_patches_meet_the_inner_one_decides_and_reports(whole_first):
     model = Model()
-    targets = [model, model.stn] if outer_first else [model.stn, model]
-    patches = {target: linearize(target, sampling=EXACT, seed=1) for target in targets[:1]}
-    for target in targets[1:]:
-        patches[target] = linearize(target, sampling=LinearizedSampling(), seed=1)
-    value = model(IMAGE)
-    one = Model()
-    with linearize(one.stn if outer_first else one.heads["mask"], seed=1):
-        assert torch.equal(value, one(IMAGE))
-    rows = {target: patch.report() for target, patch in patches.items()}
-    assert "'heads.mask'" in rows[model]
-    assert "'stn'" not in rows[model]
-    assert "swapped" in rows[model.stn]
-    for target in targets:
-        patches[target].remove()
+    puts = {
+        "whole": lambda: linearize(model, sampling=EXACT),
+        "part": lambda: linearize(model.stn, sampling=EXACT, exclude=["sample()"]),
+    }
+    patches = {name: puts[name]() for name in sorted(puts, reverse=whole_first)}
+    assert swapped(model) == [False, True]
+    model.stn(IMAGE)
+    assert "in 'stn'" not in patches["whole"].report()
+    assert "in 'heads.mask'" in patches["whole"].report()
+    assert patches["part"].report().splitlines()[1].split()[0] == "2"
+    patches["part"].remove()
+    assert swapped(model) == [True, True]
+    patches["whole"].remove()
     assert swapped(model) == [False, False]
+
+
+def test_nested_modules_enter_the_patch_once():
+    depths = []
+
+    def run(module, image):
+        depths.append(torch.overrides._len_torch_function_stack())
+        return module(image)
+
+    inner = Model(run)
+    outer = Model(lambda module, image: inner(image))
+    outer.inner = inner
+    with linearize(outer):
+        outer(IMAGE)
+    assert set(depths) == {1}
 
 
 def test_an_inner_patch_that_leaves_a_call_alone_is_not_overruled():
@@ -281,7 +343,7 @@ def test_a_second_patch_of_a_module_takes_the_place_of_the_first():
 def test_an_exception_leaves_nothing_behind(on_module):
     model = Model(run=lambda module, image: [module(image), 1 / 0])
     target = model if on_module else None
-    patch = linearize(target, sampling=EXACT)
+    patch = linearize(target, sampling=EXACT, include=["a_function_that_is_not_there()"])
     with pytest.raises(ZeroDivisionError), patch:
         model(IMAGE)
     assert torch.overrides._len_torch_function_stack() == 0
@@ -431,6 +493,31 @@ def test_a_compiled_model_is_swapped_in_one_graph_and_compiled_anew_when_the_pat
     torch.testing.assert_close(graph, model(IMAGE))
     patch.remove()
     torch.testing.assert_close(compiled(IMAGE), Model()(IMAGE), rtol=0, atol=0)
+
+
+def test_a_traced_or_exported_graph_is_swapped():
+    stn = STN()
+    for graph in (torch.fx.symbolic_trace(stn), torch.export.export(stn, (IMAGE,)).module()):
+        for target in (graph, None):
+            with linearize(target) as patch:
+                torch.manual_seed(0)
+                got = graph(IMAGE)
+            assert "swapped" in patch.report()
+            with linearize():
+                torch.manual_seed(0)
+                torch.testing.assert_close(got, stn(IMAGE))
+
+
+def test_a_training_loop_compiles_a_patched_model_once():
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    patch = linearize(model)
+    # In a thread where nothing ran before, as at the start of a program.
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(3):
+            thread.submit(lambda: compiled(IMAGE).sum().backward()).result()
+    assert [row.split()[0] for row in patch.report().splitlines()[1:]] == ["1", "1"]
+    patch.remove()
 
 
 def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():

@@ -165,6 +165,31 @@ def test_patches_are_removed_in_any_order(order):
     assert not is_patched(outer.stn)
 
 
+def test_a_submodule_that_left_the_model_is_put_right_too():
+    net = model()
+    stn = net[0]
+    patch = linearize(net, sampling=EXACT)
+    net[0] = nn.Identity()
+    patch.remove()
+    assert type(stn) is STN
+
+
+def test_a_class_that_cannot_change_is_told_and_leaves_nothing_patched():
+    class Final(type):
+        def __new__(cls, name, bases, body):
+            if any(isinstance(base, cls) for base in bases):
+                raise TypeError("final")
+            return super().__new__(cls, name, bases, body)
+
+    class Sealed(nn.Module, metaclass=Final):
+        pass
+
+    net = nn.Sequential(STN(), Sealed())
+    with pytest.raises(TypeError, match=r"submodule '1', a .*Sealed, cannot be patched.*final.*with linearize"):
+        linearize(net)
+    assert [type(module) for module in net] == [STN, Sealed]
+
+
 def test_a_direct_call_of_forward_is_seen():
     stn = STN()
     with linearize(stn) as patch:

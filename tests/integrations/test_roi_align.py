@@ -17,8 +17,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from lms_geometry import LinearizedSampling
-from lms_geometry.roi import roi_align_linearized
+from lms_geometry import LinearizedSampling, roi_align_linearized
 
 EXACT = LinearizedSampling(intercept=False)
 BINDINGS = ["torchvision.ops", "torchvision.ops.roi_align", "torchvision.ops.poolers"]

@@ -1,0 +1,47 @@
+"""Settings of the documentation site: ``python -m sphinx -W --keep-going -b html docs docs/_build/html``."""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+# The tutorials work on small tensors, over which several threads cost more than they bring.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+project = "lms_geometry"
+author = "The lms_geometry developers"
+copyright = author
+release = metadata.version("lms_geometry")
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "elsewhere",
+    "mathml",
+    "results",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_output_stderr = "remove-warn"  # what a page writes to stderr is a warning, and warnings fail the build
+nb_merge_streams = True
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_custom_sections = ["Convention"]
+napoleon_numpy_docstring = False
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"lms_geometry {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
