@@ -29,7 +29,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600  # seconds a cell; the slowest takes half a minute of one core
 nb_output_stderr = "remove-warn"  # what a page writes to stderr is a warning, and warnings fail the build
 nb_merge_streams = True
 

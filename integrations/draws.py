@@ -4,9 +4,7 @@ import itertools
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.autograd import forward_ad
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
@@ -47,17 +45,3 @@ class Draws:
             if len(self._tickets) > _TICKETS_KEPT:
                 self._tickets.pop(next(iter(self._tickets)))
         return torch.Generator().manual_seed(hash((self._seed, device, number)) % 2**63)
-
-
-def carries_gradient(tensor: Tensor) -> bool:
-    """Whether a derivative for a tensor may be asked for, in reverse or forward mode, also through ``torch.func``."""
-    if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and tensor.requires_grad
-    while True:
-        if torch.is_grad_enabled() and tensor.requires_grad:
-            return True
-        if forward_ad.unpack_dual(tensor).tangent is not None:
-            return True
-        if not is_functorch_wrapped_tensor(tensor):
-            return False
-        tensor = get_unwrapped(tensor)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.sampling import carries_gradient
 from lms_geometry.warp import homography_warp_linearized
 
-from .draws import carries_gradient
 from .replacement import Replacement, replace
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.sampling import MODES, PADDING_MODES, grid_sample_linearized
+from lms_geometry.sampling import MODES, PADDING_MODES, carries_gradient, grid_sample_linearized
 
 from . import patched, report
-from .draws import Draws, carries_gradient
+from .draws import Draws
 
 
 def linearize(

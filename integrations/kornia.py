@@ -14,9 +14,8 @@ from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.modules import LinearizedHomographyWarper
-from lms_geometry.sampling import grid_sample_linearized
+from lms_geometry.sampling import carries_gradient, grid_sample_linearized
 
-from .draws import carries_gradient
 from .replacement import Replacement, replace
 
 

@@ -142,8 +142,8 @@ def unreachable(target: nn.Module | None) -> Iterator[str]:
         elif "forward" in vars(module) and not type(module).__module__.startswith("torch."):
             yield f"submodule {name!r} has a forward of its own set on it; linearize() before that is set"
     for module_name, python_module in sorted(sys.modules.items()):
-        if module_name.partition(".")[0] != "torch":
-            for name, value in sorted(getattr(python_module, "__dict__", {}).items()):
+        if module_name.partition(".")[0] not in ("torch", "__mp_main__"):
+            for name, value in list(getattr(python_module, "__dict__", {}).items()):
                 if issubclass(type(value), torch.jit.ScriptFunction) and _samples(value):
                     yield (
                         f"function {module_name}.{name} is TorchScript; if it runs here, it keeps its own gradient: "

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.sampling import carries_gradient
 
-from .draws import carries_gradient
 from .intercept import Patch
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lms_geometry.checks import check_same_device, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
-from lms_geometry.sampling import _carries_gradient, grid_sample_linearized
+from lms_geometry.sampling import carries_gradient, grid_sample_linearized
 
 # Source pixels. A box edge farther outside the image is moved here: the points of a bin are as many as its pixels.
 _FAR_OUTSIDE = 1e4
@@ -95,7 +95,7 @@ def roi_align_linearized(
     dtype = torch.promote_types(torch.promote_types(input.dtype, rois.dtype), torch.float32)
     index, (start, bin_size) = rois[:, 0].long(), _bins(rois[:, 1:].to(dtype), bins, spatial_scale, aligned, input)
 
-    if not sampling.intercept and not _carries_gradient(rois):
+    if not sampling.intercept and not carries_gradient(rois):
         noise = None
     elif noise is None:
         noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)

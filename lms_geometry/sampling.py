@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 from lms_geometry import backends
@@ -89,7 +90,8 @@ def grid_sample_linearized(
 
     points = grid.nan_to_num(_FAR_OUTSIDE).clamp(-_FAR_OUTSIDE, _FAR_OUTSIDE)
     centre = _read(input, points.detach(), mode, padding_mode, align_corners)
-    if not sampling.intercept and not _carries_gradient(grid):
+    # While it is traced, a graph cannot tell what torch.func will ask of it.
+    if not sampling.intercept and not (torch.compiler.is_compiling() or carries_gradient(grid)):
         return centre.to(dtype)
 
     size = input.shape[-1], input.shape[-2]
@@ -139,11 +141,18 @@ def _in_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tens
     )
 
 
-def _carries_gradient(grid: Tensor) -> bool:
-    """Whether anything will ask for the derivative for the grid, in reverse or in forward mode."""
+def carries_gradient(tensor: Tensor) -> bool:
+    """Whether a derivative for a tensor may be asked for, in reverse or forward mode, also through ``torch.func``."""
     if torch.compiler.is_compiling():
-        return True
-    return (torch.is_grad_enabled() and grid.requires_grad) or forward_ad.unpack_dual(grid).tangent is not None
+        return torch.is_grad_enabled() and tensor.requires_grad
+    while True:
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            return True
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            return True
+        if not is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = get_unwrapped(tensor)
 
 
 def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:

@@ -113,6 +113,21 @@ def test_without_intercept_forward_mode_still_sees_the_slope(image, noise):
     assert jacfwd(sample)(grid).abs().sum() > 0
 
 
+def test_without_intercept_a_derivative_taken_around_vmap_still_sees_the_slope(image, noise):
+    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    grid = 0.5 * torch.randn(B, h, w, 2)
+
+    def sample(i, points):
+        return grid_sample_linearized(i[None], points[None], sampling=sampling, noise=noise)[0]
+
+    around = torch.func.grad(lambda points: vmap(sample)(image, points).square().sum())(grid)
+    plain = torch.func.grad(
+        lambda points: grid_sample_linearized(image, points, sampling=sampling, noise=noise).square().sum()
+    )(grid)
+    torch.testing.assert_close(around, plain, rtol=1e-4, atol=1e-4)
+    assert plain.abs().sum() > 0
+
+
 @every_warp
 def test_vmap_equals_a_loop(name, image, noise):
     warp, parameters = _case(name)
