@@ -16,7 +16,14 @@ _PAGES = {
     "torch.": _TORCH + "/generated/{name}.html",
     "torchvision.ops.": "https://docs.pytorch.org/vision/stable/generated/{name}.html",
 }
-_CLASSES = {"Tensor": f"{_TORCH}/tensors.html", "torch.Tensor": f"{_TORCH}/tensors.html"}
+_CLASSES = {
+    "Tensor": f"{_TORCH}/tensors.html",
+    "torch.Tensor": f"{_TORCH}/tensors.html",
+    "torch._C.Generator": f"{_TORCH}/generated/torch.Generator.html",
+    "torch.device": f"{_TORCH}/tensor_attributes.html",
+    "torch.nn.modules.module.Module": f"{_TORCH}/generated/torch.nn.Module.html",
+    "torch.dtype": f"{_TORCH}/tensor_attributes.html",
+}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
