@@ -54,11 +54,11 @@ def draw_noise(
         dtype=torch.promote_types(dtype, torch.float32),
     )
     if sampling.pattern == "whitened":
-        noise = _whiten(noise)
+        noise = whiten(noise)
     return noise.to(device=device, dtype=dtype)
 
 
-def _whiten(noise: Tensor) -> Tensor:
+def whiten(noise: Tensor) -> Tensor:
     """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes."""
     x, y = (noise - noise.mean(0)).unbind(-1)
     x = x / x.square().mean(0).sqrt()

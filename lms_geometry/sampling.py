@@ -1,23 +1,21 @@
 """The linearized sampler, the one operation of the library, and how it is differentiated (equation 2)."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-from lms_geometry import backends
+from lms_geometry.backends.eager import usable_points
+from lms_geometry.backends.operator import linearized_sample
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.footprint import finite_difference_jacobian, footprint
 from lms_geometry.noise import draw_noise
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
-
-# Half widths of the image. A point beyond, infinite or nowhere (NaN) is moved here, outside: the bilinear kernel casts
-# coordinates to integers, and what it does with such is undefined (pytorch issue 24823).
-_FAR_OUTSIDE = 1e5
 
 
 def grid_sample_linearized(
@@ -88,37 +86,34 @@ def grid_sample_linearized(
     batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
     input, grid = input.to(working).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
 
-    points = grid.nan_to_num(_FAR_OUTSIDE).clamp(-_FAR_OUTSIDE, _FAR_OUTSIDE)
-    centre = _read(input, points.detach(), mode, padding_mode, align_corners)
     # While it is traced, a graph cannot tell what torch.func will ask of it.
     if not sampling.intercept and not (torch.compiler.is_compiling() or carries_gradient(grid)):
-        return centre.to(dtype)
-
-    size = input.shape[-1], input.shape[-2]
-    if jacobian is None:
-        jacobian = finite_difference_jacobian(_in_pixels(grid.detach(), size, align_corners))
-    else:
-        jacobian = jacobian.detach().to(working).movedim((-2, -1), (0, 1))
-    if noise is None:
-        noise = draw_noise(
-            sampling, (grid.shape[1], grid.shape[2]), generator=generator, device=input.device, dtype=working
-        )
-    noise = noise.detach().to(working).movedim(-1, 0)
-    slope, intercept = backends.fit(
-        input.detach(),
-        centre.detach(),
-        points.detach().movedim(-1, 0).contiguous(),
-        footprint(jacobian, sampling.sigma, sampling.jitter),
-        noise.unsqueeze(2).contiguous() if noise.ndim == 4 else noise.transpose(1, 2).contiguous(),
-        sampling,
+        return _read(input, usable_points(grid.detach()), mode, padding_mode, align_corners).to(dtype)
+    pattern = "gaussian"
+    if noise is None:  # whitening is left to the backend, which is quicker at it
+        size, pattern = (grid.shape[1], grid.shape[2]), sampling.pattern
+        independent = replace(sampling, pattern="gaussian")
+        noise = draw_noise(independent, size, generator=generator, device=input.device, dtype=working)
+    settings = (
+        None if jacobian is None else jacobian.detach().to(working),
+        noise.detach().to(working),
+        sampling.sigma,
+        sampling.jitter,
+        sampling.ridge,
+        sampling.intercept,
+        sampling.mask_out_of_bounds,
+        pattern,
         mode,
         padding_mode,
         align_corners,
     )
-    pixels = _in_pixels(points, size, align_corners)
-    shift_x, shift_y = (pixels - pixels.detach()).unsqueeze(2)
-    value = centre if intercept is None else centre + intercept
-    return value.addcmul(slope[0], shift_x).addcmul(slope[1], shift_y).to(dtype)
+    if not _is_transformed(input, grid):
+        return linearized_sample(input, grid, *settings)[0].to(dtype)
+    points = usable_points(grid)
+    value, slope = linearized_sample(input.detach(), grid.detach(), *settings)
+    centre = _read(input, points.detach(), mode, padding_mode, align_corners)
+    shift = (points - points.detach()).unsqueeze(1)
+    return (value + (centre - centre.detach()) + (slope * shift).sum(-1)).to(dtype)
 
 
 def _read(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
@@ -129,16 +124,6 @@ def _read(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corne
             centre = F.grid_sample(input, grid, mode, padding_mode, align_corners)
             return forward_ad.make_dual(centre, F.grid_sample(tangent, grid, mode, padding_mode, align_corners))
     return F.grid_sample(input, grid, mode, padding_mode, align_corners)
-
-
-def _in_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Normalised points ``(B, h, w, 2)`` as source pixels ``(2, B, h, w)``, texel centres at integers."""
-    return torch.stack(
-        [
-            (x + 1) * ((n - 1) / 2) if align_corners else (x + 1) * (n / 2) - 0.5
-            for x, n in zip(grid.unbind(-1), size, strict=True)
-        ]
-    )
 
 
 def carries_gradient(tensor: Tensor) -> bool:
@@ -153,6 +138,13 @@ def carries_gradient(tensor: Tensor) -> bool:
         if not is_functorch_wrapped_tensor(tensor):
             return False
         tensor = get_unwrapped(tensor)
+
+
+def _is_transformed(input: Tensor, grid: Tensor) -> bool:
+    """Whether more than the operator's own reverse mode may be asked for: forward mode, torch.func or a compiler."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in (input, grid))
 
 
 def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:

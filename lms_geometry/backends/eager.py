@@ -5,8 +5,95 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.footprint import place
+from lms_geometry.footprint import finite_difference_jacobian, footprint, place
 from lms_geometry.least_squares import count_and_mean, solve_slope
+from lms_geometry.noise import whiten
+
+# Half widths of the image. A point beyond, infinite or nowhere (NaN) is moved here, outside: the bilinear kernel casts
+# coordinates to integers, and what it does with such is undefined (pytorch issue 24823).
+_FAR_OUTSIDE = 1e5
+
+
+def missing() -> str | None:
+    """Why this backend cannot be used here: it always can."""
+    return None
+
+
+def supports(input: Tensor, mode: str) -> bool:  # noqa: ARG001
+    """Whether this backend can sample such an image: it can sample any."""
+    return True
+
+
+def sample(
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor | None,
+    noise: Tensor,
+    sampling: LinearizedSampling,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> tuple[Tensor, Tensor]:
+    """The linear model around every point (equations 2 to 9).
+
+    Args:
+        input: the source image, :math:`(B, C, H, W)`.
+        grid: the points in normalised coordinates, :math:`(B, h, w, 2)`.
+        jacobian: source pixels an output pixel, :math:`(B, h, w, 2, 2)` or of length 1 along the first three; finite
+            differences of the grid if ``None``.
+        noise: the draws, :math:`(K - 1, h, w, 2)` or :math:`(B, K - 1, h, w, 2)`.
+        sampling: settings of the method. Its pattern says whether the draws are still to be whitened.
+        mode, padding_mode, align_corners: how ``F.grid_sample`` reads the image.
+
+    Returns:
+        The value :math:`I_0 + A_1`, :math:`(B, C, h, w)`, and the slopes along x and y in intensity a unit of the grid,
+        :math:`(B, C, h, w, 2)`: 0 along a coordinate that is no finite number or far outside.
+    """
+    size = input.shape[-1], input.shape[-2]
+    points = usable_points(grid)
+    centre = F.grid_sample(input, points, mode, padding_mode, align_corners)
+    if jacobian is None:
+        jacobian = finite_difference_jacobian(_in_pixels(grid, size, align_corners))
+    else:
+        jacobian = jacobian.movedim((-2, -1), (0, 1))
+    if sampling.pattern == "whitened":
+        noise = whiten(noise.movedim(-4, 0)).movedim(0, -4)
+    noise = noise.movedim(-1, 0)
+    slope, intercept = fit(
+        input,
+        centre,
+        points.movedim(-1, 0).contiguous(),
+        footprint(jacobian, sampling.sigma, sampling.jitter),
+        noise.unsqueeze(2).contiguous() if noise.ndim == 4 else noise.transpose(1, 2).contiguous(),
+        sampling,
+        mode,
+        padding_mode,
+        align_corners,
+    )
+    value = centre if intercept is None else intercept.add_(centre)
+    pixels = [(n - 1) / 2 if align_corners else n / 2 for n in size]
+    slope = torch.stack([s * n for s, n in zip(slope, pixels, strict=True)], -1)
+    return value, torch.where((grid == points).unsqueeze(1), slope, 0.0)
+
+
+def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
+    """The gradient for the grid ``(B, h, w, 2)`` from that for the value ``(B, C, h, w)``: no second sampling."""
+    return (slope * gradient.unsqueeze(-1)).sum(-4)
+
+
+def image_gradient(
+    gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool
+) -> Tensor:
+    """The gradient for the image, by the centre's bilinear weights."""
+    modes, padding_modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
+    settings = modes.index(mode), padding_modes.index(padding_mode), align_corners
+    backward = torch.ops.aten.grid_sampler_2d_backward
+    return backward(gradient, input, usable_points(grid), *settings, (True, False))[0]
+
+
+def usable_points(grid: Tensor) -> Tensor:
+    """The points of a grid, those far outside or nowhere moved to one place outside."""
+    return grid.nan_to_num(_FAR_OUTSIDE).clamp(-_FAR_OUTSIDE, _FAR_OUTSIDE)
 
 
 def fit(
@@ -76,3 +163,13 @@ def _inside(points: Tensor, size: tuple[int, int], align_corners: bool) -> Tenso
     limit_x, limit_y = (1.0 if align_corners else 1 - 1 / n for n in size)
     x, y = points.abs()
     return (x <= limit_x) & (y <= limit_y)
+
+
+def _in_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Normalised points ``(B, h, w, 2)`` as source pixels ``(2, B, h, w)``, texel centres at integers."""
+    return torch.stack(
+        [
+            (x + 1) * ((n - 1) / 2) if align_corners else (x + 1) * (n / 2) - 0.5
+            for x, n in zip(grid.unbind(-1), size, strict=True)
+        ]
+    )

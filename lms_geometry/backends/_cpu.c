@@ -1,0 +1,125 @@
+/* The fused CPU backend: what Python hands over (cpu.py mirrors the two jobs), and one copy of _cpu_kernel.h, which holds
+ * the arithmetic, for every instruction set. Plain C with GNU vector types and no header of Python or torch: Python
+ * loads the library with ctypes. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ZEROS, BORDER, REFLECTION };
+
+/* Offsets count floats; an offset of 0 shares one entry. */
+struct sample_job {
+    const float *input;                                       /* (B, C, H, W), or (B, H, W, C) if channels_last */
+    const float *grid;                                        /* (B, h, w, 2) */
+    const float *jacobian;                                    /* (B, h, w, 2, 2); NULL: differences of the grid */
+    const float *noise;                                       /* (B, K - 1, h, w, 2) */
+    float *value, *slope;                                     /* (B, C, h, w) if intercept, (B, C, h, w, 2) */
+    int64_t next_input, next_grid, next_jacobian, next_noise; /* from image to image */
+    int64_t next_pixel;                                       /* of the Jacobian, from pixel to pixel */
+    int64_t batch, channels, height, width, out_height, out_width, samples;
+    float sigma, jitter, ridge;
+    int32_t to_whiten, intercept, mask, padding, align_corners, channels_last;
+    int64_t taken;                                            /* items of work that threads have taken */
+    int32_t out_of_memory;
+};
+
+struct gradient_job {
+    const float *value_gradient, *slope; /* (B, C, h, w), (B, C, h, w, 2) */
+    float *grid_gradient;                /* (B, h, w, 2) */
+    int64_t batch, channels, pixels;
+    int64_t taken;
+};
+
+enum {
+    BLOCK = 48,   /* output pixels that are worked on together */
+    TOGETHER = 2, /* images that share what the noise of a block says: more, and they push each other out of the cache */
+    GRAIN = 4     /* blocks that a thread takes at a time */
+};
+
+/* A point beyond, or no number, is moved here (sampling.py). Products of derivatives stay finite (footprint.py). */
+#define FAR_OUTSIDE 1e5f
+#define LARGEST_DERIVATIVE 1e4f
+
+typedef float float4 __attribute__((vector_size(16)));
+typedef float float8 __attribute__((vector_size(32), aligned(4)));
+typedef double double2 __attribute__((vector_size(16)));
+typedef int32_t int4 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+#define EACH(i) INDEPENDENT for (int i = 0; i < BLOCK; i++)
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int4){__VA_ARGS__})
+#endif
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* What is known of a block of output pixels: of each, the source point, the reach and the fit ... */
+struct pixels {
+    float x[BLOCK], y[BLOCK];                 /* source pixels */
+    float unit_x[BLOCK], unit_y[BLOCK];       /* source pixels a grid unit, 0 where the point is no usable number */
+    float l11[BLOCK], l21[BLOCK], l22[BLOCK]; /* the footprint */
+};
+
+/* ... of what the draws in the fit say by themselves ... */
+struct moments {
+    float count[BLOCK], kept[BLOCK];          /* n and 1 - s */
+    float mean_x[BLOCK], mean_y[BLOCK];       /* m */
+    float xx[BLOCK], xy[BLOCK], yy[BLOCK];    /* Q */
+    float *x, *y;                             /* of every sample, by what q takes its difference */
+};
+
+/* ... and of every sample, the centre first. */
+struct samples {
+    float *noise_x, *noise_y, *inside;
+    int32_t *texel;                           /* the first of the four texels it reads */
+    float *tap;                               /* their bilinear weights, four a sample */
+    float *value, *slope_x, *slope_y;         /* its weights in the value and the slopes */
+};
+
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define BEGIN_TARGET(set) PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define END_TARGET PRAGMA(clang attribute pop)
+#else
+#define BEGIN_TARGET(set) PRAGMA(GCC push_options) PRAGMA(GCC target(set))
+#define END_TARGET PRAGMA(GCC pop_options)
+#endif
+
+#if defined(__x86_64__)
+#define NAME(x) x##_avx512
+BEGIN_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#include "_cpu_kernel.h"
+END_TARGET
+#undef NAME
+#define NAME(x) x##_avx2
+BEGIN_TARGET("avx2,fma")
+#include "_cpu_kernel.h"
+END_TARGET
+#undef NAME
+#endif
+
+#define NAME(x) x##_baseline
+#include "_cpu_kernel.h"
+
+/* The widest set of this machine. Python calls that set's `sample` and `gradient`. */
+const char *instruction_set(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq"))
+        return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return "avx2";
+#endif
+    return "baseline";
+}

@@ -1,0 +1,16 @@
+"""What pyproject.toml cannot say: the fused CPU kernel, which is left out where no compiler is found."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "lms_geometry.backends._cpu",
+            sources=["lms_geometry/backends/_cpu.c"],
+            depends=["lms_geometry/backends/_cpu_kernel.h"],
+            extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+)
