@@ -219,5 +219,6 @@ def _installed(path: str) -> bool:
 @lru_cache(maxsize=1024)
 def _short(path: str) -> str:
     """A path as seen from where Python found it."""
-    roots = [Path(root) for root in sys.path if root and path.startswith(root.rstrip(os.sep) + os.sep)]
+    found = (root or str(Path.cwd()) for root in sys.path)
+    roots = [Path(root) for root in found if path.startswith(root.rstrip(os.sep) + os.sep)]
     return Path(path).relative_to(max(roots, key=lambda root: len(root.parts))).as_posix() if roots else path

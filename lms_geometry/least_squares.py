@@ -1,11 +1,11 @@
 """The ridge least squares of equations (4) to (7), solved in closed form at every pixel.
 
-With offsets ``o_k = L z_k`` from the centre and intensity differences ``d_k``, equation (7) is
+With offsets ``o_k = L z_k`` from the centre and intensity differences ``d_k``, equation (7) is::
 
     A = (X' X + eps E)^-1 X' Y,    rows of X: [o_k, 1],    rows of Y: d_k.
 
 Eliminating the row of ones centres the ``n`` draws at their mean ``m`` and leaves two unknowns. With
-``s = eps / (n + eps)``, what the ridge takes from the row of ones,
+``s = eps / (n + eps)``, what the ridge takes from the row of ones::
 
     (L Q L' + eps I) A_uv = L q,
     Q = sum (z_k - m)(z_k - m)' + s n m m',

@@ -1,5 +1,6 @@
 """What is swapped, what is left alone, which patch decides, and what the report says."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -604,3 +605,15 @@ def test_a_patch_removed_twice_says_so():
         patch.__enter__()
     with pytest.raises(RuntimeError, match="ends with its block"):
         linearize().remove()
+
+
+def test_the_report_shortens_a_path_below_the_working_folder(tmp_path, monkeypatch):
+    site = tmp_path / "theirs" / "model.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "/elsewhere"])  # as in a notebook
+    names = {"sample": F.grid_sample}
+    exec(compile("def run(*arguments):\n    return sample(*arguments, align_corners=False)", str(site), "exec"), names)
+    with linearize(sampling=EXACT) as patch:
+        names["run"](IMAGE, grid_that_learns())
+    assert " theirs/model.py:2 run()" in patch.report()
+    assert str(tmp_path) not in patch.report()
