@@ -41,6 +41,7 @@ napoleon_numpy_docstring = False
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_show_search_summary = False  # a page opened from a file may not read the others
 html_title = f"lms_geometry {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
