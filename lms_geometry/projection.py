@@ -32,24 +32,28 @@ def project(
     Returns:
         The grid ``(B, h, w, 2)``, and its Jacobian in source pixels a destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
     """
-    base = create_meshgrid(
-        *dsize, normalized_coordinates, device=usable.device, dtype=src_from_dst.dtype, align_corners=align_corners
-    )
-    x, y = base[:, :1, :, 0], base[:, :, :1, 1]
-    rows = src_from_dst.permute(1, 2, 0)[..., None, None]
-    x, y, depth = (a * x + b * y + c for a, b, c in rows)
+    options = {"device": usable.device, "dtype": src_from_dst.dtype, "align_corners": align_corners}
+    x = create_meshgrid(1, dsize[1], normalized_coordinates, **options)[0, 0, :, :1]
+    y = create_meshgrid(dsize[0], 1, normalized_coordinates, **options)[0, :, 0, 1:]
+    # Linear in x and y, hence a term for every column and one for every row: that is also the quickest way back.
+    columns = x * src_from_dst[:, None, :, 0] + src_from_dst[:, None, :, 2]
+    rows = y * src_from_dst[:, None, :, 1]
     linear = src_from_dst.detach()[:, None, None, :2, :2]
-    points = torch.stack((x, y))
-    if not affine:
-        usable = usable & (depth.detach().abs() > _SMALLEST_DIVISOR)
+    if affine:
+        columns = torch.where(usable, columns, torch.nan)
+        points = columns[:, None, :, :2] + rows[:, :, None, :2]
+    else:
+        points, depth = (columns[:, None] + rows[:, :, None]).split((2, 1), -1)
+        usable = usable[..., None] & (depth.detach().abs() > _SMALLEST_DIVISOR)
         depth = torch.where(usable, depth, 1.0)
         points = points / depth
         perspective = src_from_dst.detach()[:, None, None, 2:, :2]
-        linear = (linear - points.detach().movedim(0, -1).unsqueeze(-1) * perspective) / depth.detach()[..., None, None]
+        linear = (linear - points.detach().unsqueeze(-1) * perspective) / depth.detach().unsqueeze(-1)
+        points = torch.where(usable, points, torch.nan)
     if normalized_coordinates:
         linear = linear * pixel_normalisation(dsize, align_corners, linear)[0].diagonal()[:2]
     jacobian = linear / pixel_normalisation(size, align_corners, linear)[0].diagonal()[:2, None]
-    return torch.where(usable, points, torch.nan).movedim(0, -1), jacobian
+    return points, jacobian
 
 
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:

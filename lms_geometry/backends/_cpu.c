@@ -1,6 +1,6 @@
-/* The fused CPU backend: what Python hands over (cpu.py mirrors the two jobs), and one copy of _cpu_kernel.h, which holds
- * the arithmetic, for every instruction set. Plain C with GNU vector types and no header of Python or torch: Python
- * loads the library with ctypes. */
+/* The fused CPU backend: what Python hands over (cpu.py mirrors the two jobs), and one copy of _cpu_kernel.h, which
+ * holds the arithmetic, for every instruction set. Plain C with GNU vector types and no header of Python or torch:
+ * Python loads the library with ctypes. */
 
 #include <float.h>
 #include <math.h>
@@ -34,9 +34,10 @@ struct gradient_job {
 };
 
 enum {
-    BLOCK = 48,   /* output pixels that are worked on together */
-    TOGETHER = 2, /* images that share what the noise of a block says: more, and they push each other out of the cache */
-    GRAIN = 4     /* blocks that a thread takes at a time */
+    BLOCK = 48,               /* output pixels that are worked on together */
+    TOGETHER = 4,             /* images that share what the noise of a block says */
+    LARGEST_PACKED = 1 << 14, /* texels of an image that is packed: those worked on together stay in the cache */
+    GRAIN = 4                 /* blocks that a thread takes at a time */
 };
 
 /* A point beyond, or no number, is moved here (sampling.py). Products of derivatives stay finite (footprint.py). */

@@ -1,9 +1,9 @@
 /* The fused kernel. _cpu.c includes it once for every instruction set, under another NAME.
  *
- * The value and the slopes of an output pixel are linear in what its K samples read. So a block of output pixels is done
- * in two steps: `locate`, `place`, `sum` and `fit` work out where the samples fall and with what weight each enters the
- * value and the slopes, all pixels of the block at once, in loops that compilers vectorise; then `read` reads and adds,
- * channel after channel. Names are those of footprint.py and least_squares.py. */
+ * The value and the slopes of an output pixel are linear in what its K samples read. So a block of output pixels is
+ * done in two steps: `locate`, `place`, `sum` and `fit` work out where the samples fall and with what weight each
+ * enters the value and the slopes, all pixels of the block at once, in loops that compilers vectorise; then `read`
+ * reads and adds, a few channels at a time. Names are those of footprint.py and least_squares.py. */
 
 #define clamp NAME(clamp)
 #define positive NAME(positive)
@@ -13,6 +13,7 @@
 #define reflect NAME(reflect)
 #define sum4 NAME(sum4)
 #define half NAME(half)
+#define points NAME(points)
 #define differences NAME(differences)
 #define locate NAME(locate)
 #define load NAME(load)
@@ -21,6 +22,9 @@
 #define sum NAME(sum)
 #define fit NAME(fit)
 #define read_planes NAME(read_planes)
+#define transpose NAME(transpose)
+#define pack NAME(pack)
+#define read_packed NAME(read_packed)
 #define read_channels NAME(read_channels)
 #define read NAME(read)
 #define sample NAME(sample)
@@ -78,54 +82,94 @@ ALWAYS_INLINE float4 sum4(const float4 *a)
     return SHUFFLE(p, q, 0, 1, 4, 5) + SHUFFLE(p, q, 2, 3, 6, 7);
 }
 
+/* Rows to columns. */
+ALWAYS_INLINE void transpose(float4 *a)
+{
+    const float4 p = SHUFFLE(a[0], a[1], 0, 4, 1, 5), q = SHUFFLE(a[2], a[3], 0, 4, 1, 5);
+    const float4 r = SHUFFLE(a[0], a[1], 2, 6, 3, 7), t = SHUFFLE(a[2], a[3], 2, 6, 3, 7);
+    a[0] = SHUFFLE(p, q, 0, 1, 4, 5);
+    a[1] = SHUFFLE(p, q, 2, 3, 6, 7);
+    a[2] = SHUFFLE(r, t, 0, 1, 4, 5);
+    a[3] = SHUFFLE(r, t, 2, 3, 6, 7);
+}
+
 /* Source pixels a grid unit along an axis of so many texels. */
 ALWAYS_INLINE float half(const struct sample_job *job, int64_t size)
 {
     return (job->align_corners ? size - 1 : size) / 2.f;
 }
 
-/* J by finite differences along one axis: of the steps to both neighbours the smaller (finite_difference_jacobian). */
-static void differences(const struct sample_job *job, const float *grid, int64_t first, int n, int along_y, float *x,
+/* BLOCK points of a grid from a pixel on. Pixels before the first and after the last are these. */
+static void points(const float *grid, int64_t pixels, int64_t first, float *x, float *y)
+{
+    if (first >= 0 && first + BLOCK <= pixels)
+        EACH(i) {
+            x[i] = grid[2 * (first + i)];
+            y[i] = grid[2 * (first + i) + 1];
+        }
+    else
+        for (int i = 0; i < BLOCK; i++) {
+            int64_t pixel = first + i < pixels ? first + i : pixels - 1;
+            pixel = pixel > 0 ? pixel : 0;
+            x[i] = grid[2 * pixel];
+            y[i] = grid[2 * pixel + 1];
+        }
+}
+
+/* J by finite differences along one axis: of the steps to both neighbours, which are `next` pixels away, the smaller
+ * (finite_difference_jacobian). The place along the axis tells pixels that have only one. */
+static void differences(const struct sample_job *job, const float *grid, int64_t first, int64_t next,
+                        const float *here_x, const float *here_y, const int32_t *place, int32_t last, float *x,
                         float *y)
 {
-    const int64_t width = job->out_width, length = along_y ? job->out_height : width, next = along_y ? 2 * width : 2;
+    const int64_t pixels = job->out_height * job->out_width;
     const float half_x = half(job, job->width), half_y = half(job, job->height);
-    int64_t row = first / width, column = first % width;
-    float before_x[BLOCK] = {0}, before_y[BLOCK] = {0}, after_x[BLOCK] = {0}, after_y[BLOCK] = {0};
+    float before_x[BLOCK], before_y[BLOCK], after_x[BLOCK], after_y[BLOCK];
 
-    for (int i = 0; i < n && length > 1; i++) {
-        const int64_t place = along_y ? row : column;
-        const float *here = grid + 2 * (first + i);
-        const float *before = place > 0 ? here - next : here, *after = place < length - 1 ? here : here - next;
-        before_x[i] = before[next] - before[0];
-        before_y[i] = before[next + 1] - before[1];
-        after_x[i] = after[next] - after[0];
-        after_y[i] = after[next + 1] - after[1];
-        if (++column == width) {
-            column = 0;
-            row++;
-        }
-    }
+    points(grid, pixels, first - next, before_x, before_y);
+    points(grid, pixels, first + next, after_x, after_y);
     EACH(i) {
-        const float ax = after_x[i] * half_x, ay = after_y[i] * half_y;
-        const float bx = before_x[i] * half_x, by = before_y[i] * half_y;
+        const float bx = (here_x[i] - before_x[i]) * half_x, by = (here_y[i] - before_y[i]) * half_y;
+        const float ax = (after_x[i] - here_x[i]) * half_x, ay = (after_y[i] - here_y[i]) * half_y;
         const int smaller = comparable(ax * ax + ay * ay) <= comparable(bx * bx + by * by);
-        x[i] = smaller ? ax : bx;
-        y[i] = smaller ? ay : by;
+        const int after = (place[i] < last) & ((place[i] == 0) | smaller);
+        x[i] = after ? ax : bx;
+        y[i] = after ? ay : by;
     }
 }
 
 /* The centres in source pixels, and the footprint L (8, 9). */
-static void locate(const struct sample_job *job, int64_t image, int64_t first, int n, struct pixels *p)
+static void locate(const struct sample_job *job, int64_t image, int64_t first, struct pixels *p)
 {
+    const int64_t pixels = job->out_height * job->out_width, width = job->out_width;
     const float *grid = job->grid + image * job->next_grid;
     const float half_x = half(job, job->width), half_y = half(job, job->height), shift = job->align_corners ? 0 : 0.5f;
     const float sigma = job->sigma, jitter = job->jitter * job->jitter;
-    float x[BLOCK] = {0}, y[BLOCK] = {0}, xx[BLOCK] = {0}, xy[BLOCK] = {0}, yx[BLOCK] = {0}, yy[BLOCK] = {0};
+    float x[BLOCK], y[BLOCK], xx[BLOCK] = {0}, xy[BLOCK] = {0}, yx[BLOCK] = {0}, yy[BLOCK] = {0};
 
-    for (int i = 0; i < n; i++) {
-        x[i] = grid[2 * (first + i)];
-        y[i] = grid[2 * (first + i) + 1];
+    points(grid, pixels, first, x, y);
+    if (job->jacobian) {
+        const float *jacobian = job->jacobian + image * job->next_jacobian;
+        for (int i = 0; i < BLOCK; i++) {
+            const int64_t pixel = first + i < pixels ? first + i : pixels - 1;
+            xx[i] = jacobian[pixel * job->next_pixel];
+            xy[i] = jacobian[pixel * job->next_pixel + 1];
+            yx[i] = jacobian[pixel * job->next_pixel + 2];
+            yy[i] = jacobian[pixel * job->next_pixel + 3];
+        }
+    } else {
+        int32_t row[BLOCK], column[BLOCK];
+        row[0] = first / width;
+        column[0] = first % width;
+        for (int i = 1; i < BLOCK; i++) {
+            const int over = column[i - 1] + 1 == width;
+            row[i] = row[i - 1] + over;
+            column[i] = over ? 0 : column[i - 1] + 1;
+        }
+        if (width > 1)
+            differences(job, grid, first, 1, x, y, column, width - 1, xx, yx);
+        if (job->out_height > 1)
+            differences(job, grid, first, width, x, y, row, job->out_height - 1, xy, yy);
     }
     EACH(i) {
         p->unit_x[i] = fabsf(x[i]) <= FAR_OUTSIDE ? half_x : 0;
@@ -138,18 +182,6 @@ static void locate(const struct sample_job *job, int64_t image, int64_t first, i
     EACH(i) {
         p->x[i] = (x[i] + 1) * half_x - shift;
         p->y[i] = (y[i] + 1) * half_y - shift;
-    }
-    if (job->jacobian) {
-        const float *jacobian = job->jacobian + image * job->next_jacobian + first * job->next_pixel;
-        for (int i = 0; i < n; i++, jacobian += job->next_pixel) {
-            xx[i] = jacobian[0];
-            xy[i] = jacobian[1];
-            yx[i] = jacobian[2];
-            yy[i] = jacobian[3];
-        }
-    } else {
-        differences(job, grid, first, n, 0, xx, yx);
-        differences(job, grid, first, n, 1, xy, yy);
     }
     EACH(i) {
         const float a = derivative(xx[i]) * sigma, b = derivative(xy[i]) * sigma;
@@ -219,8 +251,8 @@ static void whiten(const struct sample_job *job, struct samples *s)
 }
 
 /* Send the samples to the source. Each reads the texels (0, 0), (1, 0), (0, 1), (1, 1) from its first on, a first that
- * always has neighbours: a tent around the sample gives a texel it does not reach, or one outside, the weight 0. Returns
- * how many lie outside. */
+ * always has neighbours: a tent around the sample gives a texel it does not reach, or one outside, the weight 0.
+ * Returns how many lie outside. */
 static int place(const struct sample_job *job, const struct pixels *p, struct samples *s)
 {
     const float last_x = job->width - 1, last_y = job->height - 1, shift = job->align_corners ? 0 : 0.5f;
@@ -310,8 +342,8 @@ static void sum(const struct sample_job *job, const struct samples *s, const flo
     }
 }
 
-/* The weights of the samples: A_uv = (L Q L' + eps I)^-1 L q as solve_slope has it, and A_1. Differences from the centre
- * are in the centre's own weights. */
+/* The weights of the samples: A_uv = (L Q L' + eps I)^-1 L q as solve_slope has it, and A_1. Differences from the
+ * centre are in the centre's own weights. */
 static void fit(const struct sample_job *job, const struct pixels *p, const struct moments *m, const float *inside,
                 struct samples *s)
 {
@@ -395,6 +427,62 @@ ALWAYS_INLINE void read_planes(const struct sample_job *job, const struct sample
     }
 }
 
+/* Two to four planes of a small image, texel by texel, so that one load gets all. */
+static void pack(const struct sample_job *job, const float *input, float *packed)
+{
+    const int64_t texels = job->height * job->width;
+    const float *second = input + texels, *third = input + (job->channels > 2 ? 2 : 0) * texels;
+    const float *fourth = input + (job->channels > 3 ? 3 : 0) * texels;
+    INDEPENDENT for (int64_t i = 0; i < texels; i++) {
+        packed[4 * i] = input[i];
+        packed[4 * i + 1] = second[i];
+        packed[4 * i + 2] = third[i];
+        packed[4 * i + 3] = fourth[i];
+    }
+}
+
+/* All channels of one packed image, four pixels at once. */
+ALWAYS_INLINE void read_packed(const struct sample_job *job, const struct samples *s, const float *packed, int n,
+                               const int intercept, float *value, float *slope)
+{
+    const int64_t down = 4 * job->width, pixels = job->out_height * job->out_width;
+    for (int i = 0; i < n; i += 4) {
+        float4 values[4], slopes_x[4], slopes_y[4];
+        for (int j = 0; j < 4; j++) {
+            float4 v = {0}, x = {0}, y = {0};
+            for (int64_t k = 0, at = i + j; k < job->samples; k++, at += BLOCK) {
+                const float *texel = packed + 4 * (int64_t)s->texel[at], *tap = s->tap + 4 * at;
+                const float4 read = tap[0] * *(const float4 *)texel + tap[1] * *(const float4 *)(texel + 4)
+                    + tap[2] * *(const float4 *)(texel + down) + tap[3] * *(const float4 *)(texel + down + 4);
+                if (intercept)
+                    v += s->value[at] * read;
+                x += s->slope_x[at] * read;
+                y += s->slope_y[at] * read;
+            }
+            values[j] = v;
+            slopes_x[j] = x;
+            slopes_y[j] = y;
+        }
+        transpose(values);
+        transpose(slopes_x);
+        transpose(slopes_y);
+        const int m = i + 4 <= n ? 4 : n - i;
+        for (int64_t c = 0; c < job->channels; c++) {
+            const float4 x = slopes_x[c], y = slopes_y[c];
+            const float4 pairs[2] = {SHUFFLE(x, y, 0, 4, 1, 5), SHUFFLE(x, y, 2, 6, 3, 7)};
+            if (m == 4) {
+                if (intercept)
+                    memcpy(value + c * pixels + i, values + c, 16);
+                memcpy(slope + 2 * (c * pixels + i), pairs, 32);
+            } else {
+                if (intercept)
+                    memcpy(value + c * pixels + i, values + c, 4 * m);
+                memcpy(slope + 2 * (c * pixels + i), pairs, 8 * m);
+            }
+        }
+    }
+}
+
 /* 8 channels of one image whose channels lie side by side. */
 ALWAYS_INLINE void read_channels(const struct sample_job *job, const struct samples *s, const float *input, int n,
                                  const int intercept, float *value, float *slope)
@@ -426,14 +514,16 @@ ALWAYS_INLINE void read_channels(const struct sample_job *job, const struct samp
         }
 }
 
-ALWAYS_INLINE void read(const struct sample_job *job, const struct samples *s, int64_t image, int64_t first, int n,
-                        const int intercept)
+ALWAYS_INLINE void read(const struct sample_job *job, const struct samples *s, const float *packed, int64_t image,
+                        int64_t first, int n, const int intercept)
 {
     const int64_t pixels = job->out_height * job->out_width, channels = job->channels;
     const float *input = job->input + image * job->next_input;
     float *value = job->value + image * channels * pixels + first;
     float *slope = job->slope + 2 * (image * channels * pixels + first);
-    if (job->channels_last)
+    if (packed)
+        read_packed(job, s, packed, n, intercept, value, slope);
+    else if (job->channels_last)
         for (int64_t c = 0; c < channels; c += 8) {
             if (c + 8 > channels)
                 c = channels - 8; /* the last ones once more, together with those before */
@@ -462,12 +552,22 @@ void sample(struct sample_job *job)
     struct samples s;
     struct moments all, some; /* of all draws, and of those inside */
 
+    /* An image that many samples read and that the cache holds is packed by every thread that reads it. */
+    const int64_t texels = job->height * job->width, packed_image = 4 * texels;
+    const int to_pack = !job->channels_last && job->channels >= 2 && job->channels <= 4 && texels <= LARGEST_PACKED
+        && pixels * job->samples >= 4 * texels;
+    int64_t in_pack = -1;
+
     float *memory = aligned_alloc(64, 16 * plane * sizeof(float)), *next = memory;
-    if (!memory) {
+    float *packed = to_pack ? aligned_alloc(64, (TOGETHER * packed_image * sizeof(float) + 63) / 64 * 64) : NULL;
+    if (!memory || (to_pack && !packed)) {
+        free(memory);
+        free(packed);
         job->out_of_memory = 1;
         return;
     }
-    float **parts[] = {&s.noise_x, &s.noise_y, &s.inside, &s.value, &s.slope_x, &s.slope_y, &all.x, &all.y, &some.x, &some.y};
+    float **parts[] = {&s.noise_x, &s.noise_y, &s.inside, &s.value, &s.slope_x, &s.slope_y,
+                       &all.x,     &all.y,     &some.x,   &some.y};
     for (int i = 0; i < 10; i++, next += plane)
         *parts[i] = next;
     s.texel = (int32_t *)next;
@@ -485,6 +585,11 @@ void sample(struct sample_job *job)
             const int64_t first = item % blocks * BLOCK, begin_image = item / blocks * TOGETHER;
             const int64_t end_image = begin_image + TOGETHER < job->batch ? begin_image + TOGETHER : job->batch;
             const int n = pixels - first < BLOCK ? pixels - first : BLOCK;
+            if (to_pack && in_pack != begin_image) {
+                in_pack = begin_image;
+                for (int64_t image = begin_image; image < end_image; image++)
+                    pack(job, job->input + image * job->next_input, packed + (image - begin_image) * packed_image);
+            }
             for (int64_t image = begin_image; image < end_image; image++) {
                 if (image == begin_image || job->next_noise) {
                     load(job, image, first, n, &s);
@@ -492,20 +597,22 @@ void sample(struct sample_job *job)
                         whiten(job, &s);
                     sum(job, &s, ones, &all);
                 }
-                locate(job, image, first, n, &p);
+                locate(job, image, first, &p);
                 if (place(job, &p, &s)) {
                     sum(job, &s, s.inside, &some);
                     fit(job, &p, &some, s.inside, &s);
                 } else
                     fit(job, &p, &all, ones, &s);
+                const float *mine = to_pack ? packed + (image - begin_image) * packed_image : NULL;
                 if (job->intercept)
-                    read(job, &s, image, first, n, 1);
+                    read(job, &s, mine, image, first, n, 1);
                 else
-                    read(job, &s, image, first, n, 0);
+                    read(job, &s, mine, image, first, n, 0);
             }
         }
     }
     free(memory);
+    free(packed);
 }
 
 /* The grid's gradient: at every pixel the sum over the channels of slope times gradient. */
