@@ -32,9 +32,13 @@ def project(
     Returns:
         The grid ``(B, h, w, 2)``, and its Jacobian in source pixels a destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
     """
-    options = {"device": usable.device, "dtype": src_from_dst.dtype, "align_corners": align_corners}
-    x = create_meshgrid(1, dsize[1], normalized_coordinates, **options)[0, 0, :, :1]
-    y = create_meshgrid(dsize[0], 1, normalized_coordinates, **options)[0, :, 0, 1:]
+    x, y = (
+        create_meshgrid(
+            *line, normalized_coordinates, device=usable.device, dtype=src_from_dst.dtype, align_corners=align_corners
+        )
+        for line in ((1, dsize[1]), (dsize[0], 1))
+    )
+    x, y = x[0, 0, :, :1], y[0, :, 0, 1:]
     # Linear in x and y, hence a term for every column and one for every row: that is also the quickest way back.
     columns = x * src_from_dst[:, None, :, 0] + src_from_dst[:, None, :, 2]
     rows = y * src_from_dst[:, None, :, 1]
