@@ -1,5 +1,9 @@
 """What linearized sampling is compared with: samplers that blur the image instead of sampling it many times."""
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
@@ -24,6 +28,21 @@ def blurred(image: Tensor, sigma: float) -> tuple[Tensor, float]:
     margin = int(3 * sigma) + 1
     canvas = F.pad(image, (margin,) * 4)
     return _blurred(canvas, sigma), canvas.shape[-1] / image.shape[-1]
+
+
+def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
+    """The sampler of the authors' own ``warp/linearized.py``, from a folder with their release.
+
+    Raises:
+        SystemExit: if the file is not there.
+    """
+    path = folder / "warp" / "linearized.py"
+    spec = importlib.util.spec_from_file_location("authors_linearized", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda image, grid: module.grid_sample(image, grid, "linearized", "zeros")
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

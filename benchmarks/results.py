@@ -11,9 +11,20 @@ import torch
 
 
 def report(
-    path: Path | None, title: str, what: str, columns: Sequence[str], rows: Sequence[Sequence[str]], raw: object
+    path: Path | None,
+    title: str,
+    what: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    raw: object,
+    figure: dict[str, str] | None = None,
+    notes: str | None = None,
 ) -> None:
-    """Print a table, and write it to ``path`` with how it was made and, for other uses, the raw figures."""
+    """Print a table, and write it to ``path`` with how it was made and, for other uses, the raw figures.
+
+    ``figure`` names a picture beside ``path`` and says what it shows: ``{"file": ..., "alt": ...}``. ``notes`` say what
+    differs from the paper, and why.
+    """
     print("\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)))
     if path is None:
         return
@@ -21,6 +32,8 @@ def report(
         "title": title,
         "what": what,
         "table": {"columns": columns, "rows": rows},
+        **({} if figure is None else {"figure": figure}),
+        **({} if notes is None else {"notes": notes}),
         "command": _command(),
         "about": {"machine": _machine(), "torch": torch.__version__, "date": date.today().isoformat()},
         "raw": raw,
@@ -30,10 +43,11 @@ def report(
 
 
 def _command() -> str:
-    """The command line, without the place of the data on this machine."""
+    """The command line, without places on this machine."""
     arguments = list(sys.argv[1:])
-    if "--data" in arguments:
-        arguments[arguments.index("--data") + 1] = "DIR"
+    for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):
+        if option in arguments:
+            arguments[arguments.index(option) + 1] = name
     return " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
 
 

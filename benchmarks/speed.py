@@ -1,42 +1,49 @@
-"""Time and peak memory of linearized sampling, as ratios to bilinear sampling.
+"""Time and peak memory of linearized sampling on every backend, as ratios to bilinear sampling.
 
-    python -m benchmarks.speed [--rounds N] [--threads N] [--json FILE]
+    python -m benchmarks.speed [--rounds N] [--threads N] [--authors DIR] [--json FILE]
 
 All samplers run in one process, one after the other within each round, so that what else the machine does falls on
-all alike; a ratio is taken within a round, and the table gives its median and quartiles. Milliseconds depend on the
-machine, ratios less so. Runs on a GPU when there is one.
+all alike; a ratio is taken within a round, and the table gives its median. Milliseconds depend on the machine, ratios
+less so. ``DIR`` holds the authors' release. Runs on a GPU when there is one.
 """
 
 import argparse
 import gc
+import os
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from benchmarks import peers
 from benchmarks.results import report
-from lms_geometry import LinearizedSampling, grid_sample_linearized
+from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
 # B, C, H, W, h, w, and whether the image takes a gradient: it does where it is a feature map.
-CASES = (
+Case = tuple[int, int, int, int, int, int, bool]
+CASES: tuple[Case, ...] = (
     (64, 3, 50, 50, 50, 50, False),
     (64, 3, 50, 50, 12, 12, False),
     (4, 3, 512, 512, 512, 512, False),
     (4, 3, 512, 512, 128, 128, False),
     (8, 64, 64, 64, 64, 64, True),
 )
-SAMPLES = (4, 8, 16, 32)
-COLUMNS = ("B,C,H,W,h,w", "sampler", "forward, ms", "both, ms", "ratio (quartiles)", "peak memory, MB", "ratio")
-WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+SETTINGS = {
+    "paper": LinearizedSampling.paper(),
+    "whitened": LinearizedSampling(pattern="whitened", mask_out_of_bounds=False),
+}
+WHAT = (
+    "Time of one call, forward and backward with a gradient for the grid, and the peak memory above the inputs, both "
+    "as ratios to bilinear sampling in the same round: medians. The grid is bare and the samples are drawn in the call."
+)
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,34 +63,45 @@ class Row(TypedDict):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--authors", type=Path, help="a folder with the authors' release, as one more sampler")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message="Default grid_sample")  # the authors' release is older
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    samplers: dict[str, Sampler] = {"bilinear": peers.bilinear, "multi-scale (1, 5, 10)": peers.multi_scale}
+    if options.authors is not None:
+        samplers["authors' code"] = peers.load_authors(options.authors)
+    for backend in backends_here(device):
+        samplers |= {f"{name}, {backend}": linearized(s, backend) for name, s in SETTINGS.items()}
 
     rows = []
     for case in tqdm(CASES, desc="speed", unit="size"):
-        rows += measure(case, _samplers(), options.rounds, device)
-    rows += measure(CASES[0], _samplers_by_count(), options.rounds, device)
-    report(
-        options.json,
-        "Speed",
-        "Time and peak memory of one call, forward and backward with a gradient for the grid, as ratios to bilinear "
-        "sampling: the median over interleaved rounds, and its quartiles.",
-        COLUMNS,
-        [_cells(row) for row in rows],
-        rows,
-    )
+        rows += measure(case, samplers, options.rounds, device)
+    columns = ["B,C,H,W,h,w", "bilinear, ms", *list(samplers)[1:]]
+    report(options.json, "Speed", WHAT, columns, _table(rows), rows)
 
 
-def measure(
-    case: tuple[int, int, int, int, int, int, bool],
-    samplers: dict[str, Sampler],
-    rounds: int,
-    device: torch.device,
-) -> list[Row]:
+def backends_here(device: torch.device) -> list[str]:
+    """The backends that run on a device."""
+    fused = "cpu" if device.type == "cpu" else "triton"
+    return ["eager", fused] if backends.missing(fused) is None else ["eager"]
+
+
+def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
+    """Linearized sampling on one backend, which is also the one of a backward pass that follows."""
+
+    def sample(image: Tensor, grid: Tensor) -> Tensor:
+        os.environ[backends.VARIABLE] = backend
+        return grid_sample_linearized(image, grid, align_corners=False, sampling=sampling)
+
+    return sample
+
+
+def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: torch.device) -> list[Row]:
     """One row a sampler; the first sampler is what the others are compared with."""
     B, C, H, W, h, w, image_gradient = case
     generator = torch.Generator().manual_seed(0)
@@ -125,49 +143,14 @@ def measure(
     ]
 
 
-def _cells(row: Row) -> list[str]:
-    low, middle, high = row["both_ratio"]
-    return [
-        row["size"],
-        row["sampler"],
-        f"{row['forward_ms']:.1f}",
-        f"{row['both_ms']:.1f}",
-        f"{middle:.1f} ({low:.1f} to {high:.1f})",
-        f"{row['memory_mb']:.1f}",
-        f"{row['memory_ratio']:.1f}",
-    ]
-
-
-def _samplers() -> dict[str, Sampler]:
-    return {
-        "bilinear": _bilinear,
-        "multi-scale (1, 5, 10)": _multi_scale,
-        "linearized, paper": _linearized(LinearizedSampling.paper()),
-        "linearized, whitened": _linearized(WHITENED),
-    }
-
-
-def _samplers_by_count() -> dict[str, Sampler]:
-    linearized = {f"linearized, whitened, K = {k}": _linearized(replace(WHITENED, num_samples=k)) for k in SAMPLES}
-    return {"bilinear": _bilinear, **linearized}
-
-
-def _bilinear(image: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(image, grid, align_corners=False)
-
-
-def _multi_scale(image: Tensor, grid: Tensor) -> Tensor:
-    """The paper's baseline: the mean of bilinear samples of the image blurred by three Gaussians."""
-    smallest = min(image.shape[-2:])
-    blurred = []
-    for sigma in (1.0, 5.0, 10.0):
-        width = min(2 * int(3 * sigma) + 1, smallest - 1 + smallest % 2)
-        blurred.append(gaussian_blur2d(image, (width, width), (sigma, sigma)))
-    return torch.stack([_bilinear(level, grid) for level in blurred]).mean(0)
-
-
-def _linearized(sampling: LinearizedSampling) -> Sampler:
-    return lambda image, grid: grid_sample_linearized(image, grid, align_corners=False, sampling=sampling)
+def _table(rows: list[Row]) -> list[list[str]]:
+    """A line a size: bilinear's milliseconds, then every other sampler's time and memory as ratios."""
+    table = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        first, *others = (row for row in rows if row["size"] == size)
+        cells = (f"{row['both_ratio'][1]:.1f} / {row['memory_ratio']:.1f}" for row in others)
+        table.append([size, f"{first['both_ms']:.2f}", *cells])
+    return table
 
 
 def _time(run: Callable[[Sampler], None], sampler: Sampler, device: torch.device) -> float:

@@ -343,14 +343,14 @@ def test_a_backend_that_is_missing_or_unknown_is_an_error_that_says_what_to_do(m
     image, grid = torch.rand(1, 1, 5, 6), torch.zeros(1, 2, 3, 2)
     monkeypatch.setenv(backends.VARIABLE, "cpu")
     monkeypatch.setattr(cpu, "_library", None)
-    backends._missing.cache_clear()
+    backends.missing.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"'cpu', but its C library was not built: install .* compiler.*; unset"):
             grid_sample_linearized(image, grid)
         monkeypatch.delenv(backends.VARIABLE)
         assert backends.choose(image, "bilinear") is eager
     finally:
-        backends._missing.cache_clear()
+        backends.missing.cache_clear()
     monkeypatch.setenv(backends.VARIABLE, "gpu")
     with pytest.raises(
         ValueError, match=r"LMS_GEOMETRY_BACKEND must be one of .*'eager', 'cpu', 'triton'.*, got 'gpu'"

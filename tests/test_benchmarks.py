@@ -5,28 +5,74 @@ import torch
 from PIL import Image
 from skimage import data
 
-from benchmarks import alignment, gradients, speed
+from benchmarks import alignment, gradients, scaling, speed
 from benchmarks.photos import load_photos
+from lms_geometry import backends
+from lms_geometry.backends import cpu
 
 
-def test_speed_writes_a_row_for_each_sampler_and_size(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def release(tmp_path):
+    """A folder that stands for the authors' release."""
+    (tmp_path / "warp").mkdir()
+    (tmp_path / "warp" / "linearized.py").write_text(
+        "import torch\n\ndef grid_sample(input, grid, mode, padding_mode):\n"
+        "    assert mode == 'linearized'\n"
+        "    return torch.nn.functional.grid_sample(input, grid, 'bilinear', padding_mode)\n"
+    )
+    return tmp_path
+
+
+def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backend(release, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "CASES", ((2, 3, 9, 11, 4, 5, False), (2, 4, 9, 11, 4, 5, True)))
+    monkeypatch.setenv(backends.VARIABLE, "")  # set in the runs
+    threads = str(torch.get_num_threads())
+    out = tmp_path / "speed.json"
     monkeypatch.setattr(
         "sys.argv",
-        ["speed", "--rounds", "2", "--threads", str(torch.get_num_threads()), "--json", str(tmp_path / "speed.json")],
+        ["speed", "--rounds", "2", "--threads", threads, "--authors", str(release), "--json", str(out)],
     )
     speed.main()
-    result = json.loads((tmp_path / "speed.json").read_text())
-    names = [row["sampler"] for row in result["raw"]]
-    assert (
-        names[:4] == names[4:8] == ["bilinear", "multi-scale (1, 5, 10)", "linearized, paper", "linearized, whitened"]
+    result = json.loads(out.read_text())
+    fused = [] if cpu.missing() else ["paper, cpu", "whitened, cpu"]
+    names = ["multi-scale (1, 5, 10)", "authors' code", "paper, eager", "whitened, eager", *fused]
+    assert result["table"]["columns"] == ["B,C,H,W,h,w", "bilinear, ms", *names]
+    assert [row[0] for row in result["table"]["rows"]] == ["2,3,9,11,4,5", "2,4,9,11,4,5 image gradient too"]
+    assert [row["sampler"] for row in result["raw"]] == 2 * ["bilinear", *names]
+    assert result["raw"][0]["both_ratio"] == pytest.approx([1, 1, 1])
+    assert result["raw"][0]["memory_ratio"] == 1
+    assert "--authors RELEASE --json" in result["command"]
+
+
+def test_without_the_authors_release_speed_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["speed", "--authors", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"warp/linearized\.py is missing"):
+        speed.main()
+
+
+def test_scaling_gives_an_exponent_for_each_quantity_and_draws_the_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        scaling, "RANGES", {"B": (1, 2, 4), "C": (1, 3, 5), "output pixels": (4, 9, 25), "K": (4, 5, 6)}
     )
-    assert len(names) == 13
-    assert [row[1] for row in result["table"]["rows"]] == names
-    bilinear = result["raw"][0]
-    assert bilinear["both_ratio"] == pytest.approx([1, 1, 1])
-    assert bilinear["memory_ratio"] == 1
-    assert capsys.readouterr().out.count("\n| 2,") == 13
+    monkeypatch.setattr(
+        scaling,
+        "measure",
+        lambda case, samplers, *_: [
+            {"sampler": name, "both_ms": float(case[0] * case[1] ** 2 * case[4])} for name in samplers
+        ],
+    )
+    out = tmp_path / "scaling.json"
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr("sys.argv", ["scaling", "--rounds", "2", "--threads", threads, "--json", str(out)])
+    scaling.main()
+    result = json.loads(out.read_text())
+    assert [row[:2] for row in result["table"]["rows"]] == [
+        ["B", "1.00"],
+        ["C", "2.00"],
+        ["output pixels", "0.50"],
+        ["K", "0.00"],
+    ]
+    assert (tmp_path / result["figure"]["file"]).stat().st_size > 1000
 
 
 def test_peak_memory_counts_what_is_held_at_once():

@@ -27,24 +27,24 @@ def choose(input: Tensor, mode: str) -> ModuleType:
     if forced:
         if forced not in BACKENDS:
             raise ValueError(f"{VARIABLE} must be one of {BACKENDS}, got {forced!r}")
-        reason = _missing(forced)
+        reason = missing(forced)
         if reason is not None:
             raise RuntimeError(f"{VARIABLE} asks for the backend {forced!r}, but {reason}; unset it to do without")
     name = forced or ("cpu" if input.device.type == "cpu" else "triton")
-    if _missing(name) is None and _load(name).supports(input, mode):
+    if missing(name) is None and _load(name).supports(input, mode):
         return _load(name)
     return _load("eager")
 
 
 @cache
-def _load(name: str) -> ModuleType:
-    return import_module(f"lms_geometry.backends.{name}")
-
-
-@cache
-def _missing(name: str) -> str | None:
+def missing(name: str) -> str | None:
     """Why a backend cannot be used here, if it cannot."""
     try:
         return _load(name).missing()
     except ImportError as error:
         return f"it cannot be imported: {error}"
+
+
+@cache
+def _load(name: str) -> ModuleType:
+    return import_module(f"lms_geometry.backends.{name}")

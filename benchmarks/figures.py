@@ -1,0 +1,19 @@
+"""Figures of the experiments, in the style of the site."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import style
+from matplotlib.figure import Figure
+
+_STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
+
+
+def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
+    """Let ``draw`` fill a figure of ``size`` inches, and write it."""
+    with style.context(_STYLE), mpl.rc_context({"figure.dpi": 130}):
+        figure = Figure(figsize=size)
+        draw(figure)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})
