@@ -47,15 +47,24 @@ def draw_noise(
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     device = torch.get_default_device() if device is None else device
-    noise = torch.randn(
-        (sampling.num_samples - 1, height, width, 2),
+    noise = draw_independent(sampling.num_samples, (height, width), generator, torch.device(device), dtype)
+    return whiten(noise).to(dtype) if sampling.pattern == "whitened" else noise.to(dtype)
+
+
+def draw_independent(
+    num_samples: int,
+    size: tuple[int, int],
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Independent draws ``(K - 1, h, w, 2)``, in ``dtype`` or, for half precision, in float32."""
+    return torch.randn(
+        (num_samples - 1, *size, 2),
         generator=generator,
         device=device if generator is None else generator.device,
         dtype=torch.promote_types(dtype, torch.float32),
-    )
-    if sampling.pattern == "whitened":
-        noise = whiten(noise)
-    return noise.to(device=device, dtype=dtype)
+    ).to(device)
 
 
 def whiten(noise: Tensor) -> Tensor:

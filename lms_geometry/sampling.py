@@ -1,7 +1,5 @@
 """The linearized sampler, the one operation of the library, and how it is differentiated (equation 2)."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +10,7 @@ from lms_geometry.backends.eager import usable_points
 from lms_geometry.backends.operator import linearized_sample
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.noise import draw_noise
+from lms_geometry.noise import draw_independent
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
@@ -92,8 +90,7 @@ def grid_sample_linearized(
     pattern = "gaussian"
     if noise is None:  # whitening is left to the backend, which is quicker at it
         size, pattern = (grid.shape[1], grid.shape[2]), sampling.pattern
-        independent = replace(sampling, pattern="gaussian")
-        noise = draw_noise(independent, size, generator=generator, device=input.device, dtype=working)
+        noise = draw_independent(sampling.num_samples, size, generator, input.device, working)
     settings = (
         None if jacobian is None else jacobian.detach().to(working),
         noise.detach().to(working),
