@@ -1,11 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 from skimage import data
 
-from benchmarks import alignment, gradients, scaling, speed
+from benchmarks import alignment, gradients, roofline, scaling, speed
 from benchmarks.photos import load_photos
 from lms_geometry import backends
 from lms_geometry.backends import cpu
@@ -73,6 +74,24 @@ def test_scaling_gives_an_exponent_for_each_quantity_and_draws_the_times(tmp_pat
         ["K", "0.00"],
     ]
     assert (tmp_path / result["figure"]["file"]).stat().st_size > 1000
+
+
+def test_roofline_counts_what_must_move_and_load(tmp_path, monkeypatch):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    case = (2, 5, 9, 11, 3, 7, True)
+    image, value, grid, noise = 2 * 5 * 9 * 11, 2 * 5 * 3 * 7, 2 * 3 * 7 * 2, 7 * 3 * 7 * 2
+    assert roofline.bytes_moved(case) == 4 * (3 * image + 6 * value + 3 * grid + noise)
+    assert roofline.texels_loaded(case) == 2 * 3 * 7 * 8 * 4 * 2  # five channels take two loads
+    monkeypatch.setattr(roofline, "CASES", (case,))
+    monkeypatch.setenv(backends.VARIABLE, "")
+    out = tmp_path / "roofline.json"
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr("sys.argv", ["roofline", "--rounds", "2", "--threads", threads, "--json", str(out)])
+    roofline.main()
+    (figures,) = json.loads(out.read_text())["raw"]
+    assert figures["bytes"] == roofline.bytes_moved(case)
+    assert min(figures["move_ms"], figures["load_ms"]) > 0
 
 
 def test_peak_memory_counts_what_is_held_at_once():

@@ -1,0 +1,126 @@
+"""How near every backend comes to what the machine allows.
+
+    python -m benchmarks.roofline [--rounds N] [--threads N] [--json FILE]
+
+A linearized sample must move some bytes (image, grid and noise in; value and slope out; back: both gradients and the
+slope) and must read four texels a sample. This measures at which rates the CPU copies memory and loads vectors of four
+floats, which hold up to four channels of a texel, from a cached table at random; and sets the times that follow, of
+which the longer is the bound, beside the measured ones. Needs a C compiler.
+"""
+
+import argparse
+import ctypes
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import peers
+from benchmarks.results import report
+from benchmarks.speed import CASES, SETTINGS, Case, Sampler, backends_here, linearized, measure
+
+COLUMNS = ("B,C,H,W,h,w", "MB", "million loads", "move, ms", "load, ms", "bound, ms")
+GATHER = """
+typedef float texel __attribute__((vector_size(16)));
+void gather(const texel *table, const int *places, long count, texel *sum)
+{
+    texel a = {0}, b = {0}, c = {0}, d = {0};
+    for (long i = 0; i + 4 <= count; i += 4) {
+        a += table[places[i]];
+        b += table[places[i + 1]];
+        c += table[places[i + 2]];
+        d += table[places[i + 3]];
+    }
+    *sum = a + b + c + d;
+}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cpu")
+
+    copied, gathered = copy_rate(), gather_rate(options.threads)
+    samplers: dict[str, Sampler] = {"bilinear": peers.bilinear}
+    samplers |= {f"whitened, {b}": linearized(SETTINGS["whitened"], b) for b in backends_here(device)}
+    rows, raw = [], []
+    for case in tqdm(CASES, desc="roofline", unit="size"):
+        measured = measure(case, samplers, options.rounds, device)
+        moved, loads = bytes_moved(case), texels_loaded(case)
+        move, load = 1e3 * moved / copied, 1e3 * loads / gathered
+        bound = max(move, load)
+        cells = [f"{moved / 1e6:.1f}", f"{loads / 1e6:.1f}", *(f"{ms:.2f}" for ms in (move, load, bound))]
+        cells += [f"{measured[0]['both_ms']:.2f}"]
+        cells += [f"{row['both_ms']:.2f} ({bound / row['both_ms']:.0%})" for row in measured[1:]]
+        rows.append([measured[0]["size"], *cells])
+        raw.append({"bytes": moved, "loads": loads, "move_ms": move, "load_ms": load, "measured": measured})
+    what = (
+        "Bytes that one linearized sample of K = 8 must move, forward and backward, and the loads of four floats that "
+        f"read its texels; the times these take at the rates measured here, {copied / 1e9:.1f} GB/s copied (read and "
+        f"written) and {gathered / 1e9:.2f} billion loads a second; and the times measured, in brackets the share of "
+        "the bound in them. Not counted: arithmetic, page faults of fresh memory, what a call costs by itself."
+    )
+    report(options.json, "Roofline", what, (*COLUMNS, *samplers), rows, raw)
+
+
+def bytes_moved(case: Case) -> int:
+    """Each tensor once, in float32: in, out, and the same on the way back."""
+    B, C, H, W, h, w, image_gradient = case
+    image, grid, noise, value = B * C * H * W, 2 * B * h * w, 2 * 7 * h * w, B * C * h * w
+    forward = image + grid + noise + value + 2 * value
+    backward = value + 2 * value + grid + (grid + 2 * image if image_gradient else 0)
+    return 4 * (forward + backward)
+
+
+def texels_loaded(case: Case) -> int:
+    """Four a sample, of eight samples, for every four channels."""
+    B, C, _, _, h, w, _ = case
+    return 4 * 8 * B * h * w * -(-C // 4)
+
+
+def copy_rate() -> float:
+    """Bytes read and written a second, between two buffers too large for a cache."""
+    source, destination = torch.zeros(2, 1 << 26)
+    return 2 * source.nbytes / _seconds(lambda: destination.copy_(source))
+
+
+def gather_rate(threads: int) -> float:
+    """Loads of four floats a second, at random places of a table of 40 kB, on so many threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "gather.c", Path(folder) / "gather.so"
+        source.write_text(GATHER)
+        subprocess.run(["cc", "-O3", "-shared", "-fPIC", source, "-o", library], check=True)
+        gather = ctypes.CDLL(str(library)).gather  # lets go of the interpreter's lock
+    table, sums = torch.rand(2500, 4), torch.zeros(threads, 4)
+    places = torch.randint(len(table), (1 << 20,), dtype=torch.int32)
+    arguments = ctypes.c_void_p(table.data_ptr()), ctypes.c_void_p(places.data_ptr()), ctypes.c_long(len(places))
+
+    def run() -> None:
+        list(pool.map(lambda out: gather(*arguments, ctypes.c_void_p(out.data_ptr())), sums))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return threads * len(places) / _seconds(run)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """The shortest of many: a rate is what the machine can do."""
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
