@@ -59,7 +59,7 @@ def test_scaling_gives_an_exponent_for_each_quantity_and_draws_the_times(tmp_pat
         scaling,
         "measure",
         lambda case, samplers, *_: [
-            {"sampler": name, "both_ms": float(case[0] * case[1] ** 2 * case[4])} for name in samplers
+            {"sampler": name, "both_best_ms": float(case[0] * case[1] ** 2 * case[4])} for name in samplers
         ],
     )
     out = tmp_path / "scaling.json"
