@@ -20,14 +20,6 @@ from lms_geometry.config import LinearizedSampling
 _DEVICES = ("cuda", "xpu")  # AMD's GPUs are "cuda" too
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# From so many channels on they are read side by side, and an image that has them otherwise is copied first.
-_CHANNELS_AT_ONCE = 8
-
-# Samples of a program where pixels lie along the threads and where channels do: 8 and 16 numbers a thread. More of them
-# leave too few registers, fewer too few reads under way.
-_SAMPLES_A_PROGRAM = 1024
-_SAMPLES_A_PROGRAM_OF_CHANNELS = 128
-
 # Programs that keep any GPU busy. If the output has fewer blocks of pixels, its channels are dealt out as well.
 _ENOUGH_PROGRAMS = 1024
 
@@ -48,13 +40,13 @@ def missing() -> str | None:
 
 def supports(input: Tensor, mode: str) -> bool:
     """Whether this backend can sample such an image."""
-    (height, width), (next_row, next_column) = input.shape[-2:], input.stride()[-2:]
+    height, width = input.shape[-2:]
     return (
         (input.device.type in _DEVICES or _interpreted())
         and input.dtype in _DTYPES
         and mode == "bilinear"
         and min(height, width) > 1
-        and max(height * width, (height - 1) * next_row + (width - 1) * next_column) * input.shape[1] < 2**31
+        and _reach(input) < 2**30  # offsets within an image have 32 bits, and a copy may be twice as large
     )
 
 
@@ -68,7 +60,7 @@ def sample(
     padding_mode: str,
     align_corners: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`lms_geometry.backends.eager.sample`, also for a half precision image beside a float32 grid."""
+    """As :func:`lms_geometry.backends.eager.sample`, also for an image in half precision beside a float32 grid."""
     (batch, channels, height, width), (h, w) = input.shape, grid.shape[1:3]
     slope = grid.new_empty((batch, channels, h, w, 2))
     if sampling.intercept:
@@ -78,30 +70,37 @@ def sample(
         value = F.grid_sample(input.to(grid.dtype), points, mode, padding_mode, align_corners).to(input.dtype)
     if value.numel() == 0:
         return value, slope
-    samples = triton.next_power_of_2(sampling.num_samples)
-    reads = batch * h * w * sampling.num_samples
     at_once = 1
-    if channels >= _CHANNELS_AT_ONCE and (input.stride(1) == 1 or reads > batch * height * width):
-        input, at_once = _channels_last(input), min(triton.next_power_of_2(channels), 32)
-    pixels = max(1, min(128, (_SAMPLES_A_PROGRAM if at_once == 1 else _SAMPLES_A_PROGRAM_OF_CHANNELS) // samples))
+    if channels > 1 and batch * h * w * sampling.num_samples > height * width * (batch if input.stride(0) else 1):
+        at_once = 16 if channels % 16 == 0 else min(8, triton.next_power_of_2(channels))
+        input = _side_by_side(input, at_once)
+    samples = triton.next_power_of_2(sampling.num_samples)
+    pixels = max(1, min(128, (1024 if at_once <= 4 else 2048 // at_once) // samples))
     blocks = batch * triton.cdiv(h * w, pixels)
-    group = _group(channels, at_once, blocks)
-    noise = noise.contiguous()
-    jacobian_strides = (0,) * 5
+    programs, group = _deal(channels, at_once, blocks)
+    grid = _once(grid).contiguous()
+    noise = _once(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
+    next_pixel = 0
     if jacobian is not None:
-        jacobian_strides = jacobian.expand(batch, h, w, 2, 2).stride()
+        if jacobian.shape[1:3] != (1, 1):
+            jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 1
+        jacobian = _once(jacobian).contiguous()
     with _device_of(input):
-        _sample_kernel[blocks, triton.cdiv(channels, group)](
+        _sample_kernel[blocks, programs](
             input,
             grid,
             jacobian,
             noise,
             value,
             slope,
-            *input.stride(),
-            *grid.stride(),
-            *jacobian_strides,
-            noise.stride(0) if noise.ndim == 5 else 0,
+            input.stride(0) // at_once,
+            input.stride(1),
+            input.stride(2) // at_once,
+            input.stride(3) // at_once,
+            _step(grid) // 2,
+            0 if jacobian is None else _step(jacobian) // 4,
+            next_pixel,
+            _step(noise) // 2,
             channels,
             height,
             width,
@@ -120,6 +119,7 @@ def sample(
             SAMPLES=samples,
             PIXELS=pixels,
             CHANNELS=at_once,
+            enable_fp_fusion=True,
         )
     return value, slope
 
@@ -128,11 +128,18 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
     """As :func:`lms_geometry.backends.eager.grid_gradient`, summed in one order, so that it repeats to the last bit."""
     batch, channels, h, w = gradient.shape
     out = slope.new_empty((batch, h, w, 2))
-    if out.numel() > 0:
-        numbers, at_once = 256, min(triton.next_power_of_2(channels), 8)
+    numbers, at_once = 512, min(4, triton.next_power_of_2(channels))
+    if gradient.numel() > 0:
         with _device_of(gradient):
-            _grid_gradient_kernel[batch * triton.cdiv(2 * h * w, numbers),](
-                gradient.contiguous(), slope.contiguous(), out, channels, 2 * h * w, NUMBERS=numbers, CHANNELS=at_once
+            _grid_gradient_kernel[(batch * triton.cdiv(2 * h * w, numbers),)](
+                gradient.contiguous(),
+                slope.contiguous(),
+                out,
+                channels,
+                2 * h * w,
+                NUMBERS=numbers,
+                CHANNELS=at_once,
+                enable_fp_fusion=True,
             )
     return out
 
@@ -140,32 +147,35 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
 def image_gradient(
     gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool
 ) -> Tensor:
-    """As :func:`lms_geometry.backends.eager.image_gradient`, without a look at the image. It adds up by atomics."""
-    if torch.are_deterministic_algorithms_enabled():  # torch's own says what it makes of that
-        return eager.image_gradient(
-            gradient.to(grid.dtype), input.to(grid.dtype), grid, mode, padding_mode, align_corners
-        ).to(input.dtype)
-    (batch, channels, height, width), (h, w) = input.shape, grid.shape[1:3]
+    """As :func:`lms_geometry.backends.eager.image_gradient`, by atomic additions in float32 and with no look at the image.
+
+    Torch's own kernel reads the image for a gradient of the grid that nobody asks for. Where deterministic algorithms
+    are asked for it is called all the same, to say what it says to that.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        wide = (t.to(grid.dtype) for t in (gradient, input))
+        return eager.image_gradient(*wide, grid, mode, padding_mode, align_corners).to(input.dtype)
+    (batch, channels, height, width), (h, w), pixels = input.shape, grid.shape[1:3], 128
     out = grid.new_zeros(input.shape)
+    blocks = batch * triton.cdiv(h * w, pixels)
     if gradient.numel() > 0:
-        pixels = 128
-        blocks = batch * triton.cdiv(h * w, pixels)
-        group = _group(channels, 1, blocks)
+        programs, group = _deal(channels, 1, blocks)
+        grid = _once(grid).contiguous()
         with _device_of(input):
-            _image_gradient_kernel[blocks, triton.cdiv(channels, group)](
+            _image_gradient_kernel[blocks, programs](
                 gradient.contiguous(),
                 grid,
                 out,
-                *grid.stride(),
+                _step(grid) // 2,
                 channels,
                 height,
                 width,
-                h,
-                w,
+                h * w,
                 group,
                 PADDING=padding_mode,
                 ALIGN_CORNERS=align_corners,
                 PIXELS=pixels,
+                enable_fp_fusion=True,
             )
     return out.to(input.dtype)
 
@@ -180,18 +190,51 @@ def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if tensor.device.type == "cpu" else torch.accelerator.device_index(tensor.device.index)
 
 
-def _channels_last(input: Tensor) -> Tensor:
-    """The channels side by side; once, where a batch is one image expanded."""
-    if input.stride(1) == 1:
-        return input
-    once = input[:1] if input.stride(0) == 0 else input
-    return once.contiguous(memory_format=torch.channels_last).expand(input.shape)
+def _reach(input: Tensor) -> int:
+    """How far the last texel of an image is from the first."""
+    return sum((n - 1) * step for n, step in zip(input.shape[1:], input.stride()[1:], strict=True))
 
 
-def _group(channels: int, at_once: int, blocks: int) -> int:
-    """How many channels a program does, one block after another."""
+def _once(tensor: Tensor) -> Tensor:
+    """One image of a batch that is one image expanded, else the batch."""
+    return tensor[:1] if tensor.stride(0) == 0 else tensor
+
+
+def _step(tensor: Tensor) -> int:
+    """How far it is from image to image, 0 where all share one."""
+    return 0 if tensor.shape[0] == 1 else tensor.stride(0)
+
+
+def _deal(channels: int, at_once: int, blocks: int) -> tuple[int, int]:
+    """How many programs share the channels of a block, and how many times each does so many of them at once."""
     steps = triton.cdiv(channels, at_once)
-    return at_once * triton.cdiv(steps, min(steps, triton.cdiv(_ENOUGH_PROGRAMS, blocks)))
+    group = triton.cdiv(steps, min(steps, triton.cdiv(_ENOUGH_PROGRAMS, blocks)))
+    return triton.cdiv(steps, group), group
+
+
+def _side_by_side(input: Tensor, at_once: int) -> Tensor:
+    """The image with the channels of a texel side by side, so many at once, which are read in one go.
+
+    A copy, with room for what lacks to a multiple of these channels, unless the image has them so.
+    """
+    batch, channels, height, width = input.shape
+    if input.stride(1) == 1 and all(n % at_once == 0 for n in (channels, *input.stride()[2:], input.stride(0))):
+        return input
+    once = _once(input)
+    steps, texels = triton.cdiv(channels, at_once), 128
+    out = input.new_empty((len(once), height, width, steps * at_once))
+    with _device_of(input):
+        _side_by_side_kernel[len(once) * triton.cdiv(height * width, texels), steps](
+            once,
+            out,
+            *once.stride(),
+            channels,
+            height * width,
+            width,
+            TEXELS=texels,
+            CHANNELS=at_once,
+        )
+    return out.permute(0, 3, 1, 2).expand(batch, -1, -1, -1)
 
 
 # The kernels. Tensors are [channels, samples, pixels]; the centre is sample 0, and what fills up a power of two has no
@@ -202,9 +245,7 @@ def _group(channels: int, at_once: int, blocks: int) -> int:
 def _sample_kernel(
     input, grid, jacobian, noise, value, slope,
     next_image, next_channel, next_row, next_column,
-    next_grid, next_grid_row, next_grid_column, next_grid_axis,
-    next_jacobian, next_jacobian_row, next_jacobian_column, next_jacobian_axis, next_jacobian_derivative,
-    next_noise,
+    next_grid, next_jacobian, next_jacobian_pixel, next_noise,
     C, H, W, h, w, group,
     sigma, jitter, ridge,
     K: tl.constexpr, WHITEN: tl.constexpr, INTERCEPT: tl.constexpr, MASK: tl.constexpr,
@@ -212,33 +253,27 @@ def _sample_kernel(
     SAMPLES: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Value and slopes of a block of pixels of one image, for a group of channels."""
-    image, first, pixel, row, column = _block(h, w, PIXELS)
+    pixels = h * w
+    image, first, pixel = _block(pixels, PIXELS)
 
     # Where the samples fall: the footprint L around the centre (8, 9).
+    grid += 2 * (image * next_grid)
+    grid_x, grid_y = _pair(grid, pixel)
     half_x, half_y, shift = _half(W, ALIGN_CORNERS), _half(H, ALIGN_CORNERS), _shift(ALIGN_CORNERS)
-    grid += image * next_grid
-    grid_x, grid_y = _pair(grid, row, column, next_grid_row, next_grid_column, next_grid_axis)
-    unit_x, unit_y = tl.where(_usable(grid_x), half_x, 0.0), tl.where(_usable(grid_y), half_y, 0.0)
     if jacobian is None:
-        xx, yx = _smaller_difference(
-            grid, grid_x, grid_y, row, column, column, w, 0, 1,
-            next_grid_row, next_grid_column, next_grid_axis, half_x, half_y,
-        )  # fmt: skip
-        xy, yy = _smaller_difference(
-            grid, grid_x, grid_y, row, column, row, h, 1, 0,
-            next_grid_row, next_grid_column, next_grid_axis, half_x, half_y,
-        )  # fmt: skip
+        row, column = pixel // w, pixel % w
+        xx, yx = _smaller_difference(grid, grid_x, grid_y, pixel, 1, column > 0, column < w - 1, half_x, half_y)
+        xy, yy = _smaller_difference(grid, grid_x, grid_y, pixel, w, row > 0, row < h - 1, half_x, half_y)
     else:
-        jacobian += image * next_jacobian
-        of_y = jacobian + next_jacobian_axis
-        xx, xy = _pair(jacobian, row, column, next_jacobian_row, next_jacobian_column, next_jacobian_derivative)
-        yx, yy = _pair(of_y, row, column, next_jacobian_row, next_jacobian_column, next_jacobian_derivative)
+        at = 4 * (image * next_jacobian + pixel * next_jacobian_pixel)[:, None, None]
+        by_column, by_row = tl.split(tl.load(jacobian + at + 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)))
+        (xx, yx), (xy, yy) = tl.split(by_column), tl.split(by_row)
     l11, l21, l22 = _footprint(xx, xy, yx, yy, sigma, jitter)
 
     sample = tl.arange(0, SAMPLES)[:, None]
-    drawn = (sample > 0) & (sample < K)
-    draw = noise + image * next_noise + (sample - 1).to(tl.int64) * (2 * h * w) + 2 * pixel
-    noise_x, noise_y = tl.split(tl.load(draw[:, :, None] + tl.arange(0, 2), mask=drawn[:, :, None], other=0.0))
+    centre, drawn = sample == 0, (sample > 0) & (sample < K)
+    draw = noise + 2 * (image * next_noise + (sample - 1).to(tl.int64) * pixels + pixel)[:, :, None]
+    noise_x, noise_y = tl.split(tl.load(draw + tl.arange(0, 2), drawn[:, :, None], 0.0))
     if WHITEN:
         noise_x, noise_y = _whiten(noise_x, noise_y, drawn, K)
     x = (_moved(grid_x) + 1) * half_x - shift + l11 * noise_x
@@ -258,110 +293,121 @@ def _sample_kernel(
     qxy = tl.sum(offset_x * offset_y, 0) + ridge * kept * mean_x * mean_y
     qyy = tl.sum(offset_y * offset_y, 0) + ridge * kept * mean_y * mean_y
 
-    # The weights of the samples: in the slopes A_uv = (L Q L' + eps I)^-1 L q, then in A_1.
+    # What they weigh: in A_uv = (L Q L' + eps I)^-1 L q and in A_1.
     area = l11 * l22
     trace = (l11 * l11 + l21 * l21) * qxx + 2 * l21 * l22 * qxy + l22 * l22 * qyy
     determinant = area * area * tl.maximum(qxx * qyy - qxy * qxy, 0.0) + ridge * (tl.maximum(trace, 0.0) + ridge)
     scaled, damping = area / determinant, ridge / determinant
+    xx, xy = scaled * (l22 * qyy + l21 * qxy) + damping * l11, -scaled * (l22 * qxy + l21 * qxx)
+    yx, yy = damping * l21 - scaled * l11 * qxy, damping * l22 + scaled * l11 * qxx
+    drift_x, drift_y = kept * l11 * mean_x, kept * (l21 * mean_x + l22 * mean_y)
     part_x, part_y = weight * (noise_x - kept * mean_x), weight * (noise_y - kept * mean_y)
-    slope_x = (scaled * (l22 * qyy + l21 * qxy) + damping * l11) * part_x - scaled * (l22 * qxy + l21 * qxx) * part_y
-    slope_y = (damping * l21 - scaled * l11 * qxy) * part_x + (damping * l22 + scaled * l11 * qxx) * part_y
-    drift_x, drift_y = l11 * mean_x, l21 * mean_x + l22 * mean_y
-    weight_1 = kept * (weight / count - drift_x * slope_x - drift_y * slope_y)
-    weight_x, weight_y = unit_x * slope_x, unit_y * slope_y
+    weight_1 = weight * (kept / count)
+    weight_1 -= (drift_x * xx + drift_y * yx) * part_x + (drift_x * xy + drift_y * yy) * part_y
+    unit_x, unit_y = tl.where(_usable(grid_x), half_x, 0.0), tl.where(_usable(grid_y), half_y, 0.0)
+    weight_x = unit_x * xx * part_x + unit_x * xy * part_y
+    weight_y = unit_y * yx * part_x + unit_y * yy * part_y
 
     # A difference from the centre is in the centre's own weight.
-    centre = sample == 0
     weight_1 = tl.where(centre, 1 - tl.sum(weight_1, 0), weight_1)
     weight_x = tl.where(centre, -tl.sum(weight_x, 0), weight_x)
     weight_y = tl.where(centre, -tl.sum(weight_y, 0), weight_y)
 
     texel_x, left, right = _taps(x, W, shift, PADDING)
     texel_y, above, below = _taps(y, H, shift, PADDING)
-    texel = texel_y * next_row + texel_x * next_column
-    read = drawn | centre
-    channel = tl.program_id(1) * group + tl.arange(0, CHANNELS)
-    input += image * next_image
-    value += image * C * h * w
-    slope += image * C * h * w * 2
+    below_it, beside_it = next_row * CHANNELS, next_column * CHANNELS  # what the compiler is to see a multiple in
+    texel = texel_y * below_it + texel_x * beside_it
+    start = tl.program_id(1) * group * CHANNELS
+    channel = tl.arange(0, CHANNELS)[:, None]
+    input += image * next_image * CHANNELS + start.to(tl.int64) * next_channel
+    value += (image * C + start) * pixels
+    slope += (image * C + start) * pixels * 2
+    read = (drawn | centre)[None]
     at = first + tl.arange(0, PIXELS)
-    pair = 2 * first + tl.arange(0, 2 * PIXELS)
-    for _ in range(0, group, CHANNELS):
-        there = channel < C
-        upper = input + (channel.to(tl.int64) * next_channel)[:, None, None] + texel
-        lower = upper + next_row
-        mask = there[:, None, None] & read
-        intensity = above * left * tl.load(upper, mask, 0.0).to(tl.float32)
-        intensity += above * right * tl.load(upper + next_column, mask, 0.0).to(tl.float32)
-        intensity += below * left * tl.load(lower, mask, 0.0).to(tl.float32)
-        intensity += below * right * tl.load(lower + next_column, mask, 0.0).to(tl.float32)
-        plane = channel.to(tl.int64)[:, None] * (h * w)
+    twice = 2 * first.to(tl.int64) + tl.arange(0, 2 * PIXELS)
+    for _ in range(start, tl.minimum(start + group * CHANNELS, C), CHANNELS):
+        upper = input + (channel * next_channel)[:, :, None] + texel
+        lower = upper + below_it
+        intensity = above * left * tl.load(upper, read, 0.0).to(tl.float32)
+        intensity += above * right * tl.load(upper + beside_it, read, 0.0).to(tl.float32)
+        intensity += below * left * tl.load(lower, read, 0.0).to(tl.float32)
+        intensity += below * right * tl.load(lower + beside_it, read, 0.0).to(tl.float32)
+        there = start + channel < C
         if INTERCEPT:
-            tl.store(value + plane + at, tl.sum(weight_1 * intensity, 1), there[:, None] & (at < h * w))
+            tl.store(value + channel.to(tl.int64) * pixels + at, tl.sum(weight_1 * intensity, 1), there & (at < pixels))
         slopes = tl.interleave(tl.sum(weight_x * intensity, 1), tl.sum(weight_y * intensity, 1))
-        tl.store(slope + 2 * plane + pair, slopes, there[:, None] & (pair < 2 * h * w))
-        channel += CHANNELS
+        tl.store(slope + channel.to(tl.int64) * (2 * pixels) + twice, slopes, there & (twice < 2 * pixels))
+        start += CHANNELS
+        input += CHANNELS * next_channel
+        value += CHANNELS * pixels
+        slope += CHANNELS * pixels * 2
 
 
-@triton.jit(do_not_specialize=["C", "n"])
+@triton.jit(do_not_specialize=["C"])
 def _grid_gradient_kernel(gradient, slope, out, C, n, NUMBERS: tl.constexpr, CHANNELS: tl.constexpr):
     """The sum over the channels of slope times gradient: ``n`` numbers an image, x and y in turn."""
-    blocks = tl.cdiv(n, NUMBERS)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    at = tl.program_id(0) % blocks * NUMBERS + tl.arange(0, NUMBERS)
+    image, first, _ = _block(n, NUMBERS)
+    at = first + tl.arange(0, NUMBERS)
     channel = tl.arange(0, CHANNELS)
     total = tl.zeros([CHANNELS, NUMBERS], tl.float32)
     for _ in range(0, C, CHANNELS):
-        mask = (channel < C)[:, None] & (at < n)
+        there = (channel < C)[:, None] & (at < n)
         plane = (image * C + channel)[:, None] * n
-        total += tl.load(slope + plane + at, mask, 0.0) * tl.load(gradient + plane // 2 + at // 2, mask, 0.0)
+        total += tl.load(slope + plane + at, there, 0.0) * tl.load(gradient + plane // 2 + at // 2, there, 0.0)
         channel += CHANNELS
     tl.store(out + image * n + at, tl.sum(total, 0), at < n)
 
 
-@triton.jit(do_not_specialize=["C", "H", "W", "h", "w", "group"])
+@triton.jit(do_not_specialize=["C", "H", "W", "pixels", "group"])
 def _image_gradient_kernel(
-    gradient, grid, out,
-    next_grid, next_grid_row, next_grid_column, next_grid_axis,
-    C, H, W, h, w, group,
+    gradient, grid, out, next_grid, C, H, W, pixels, group,
     PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Every pixel adds its gradient to the four texels around its centre."""
-    image, first, pixel, row, column = _block(h, w, PIXELS)
-    grid_x, grid_y = _pair(grid + image * next_grid, row, column, next_grid_row, next_grid_column, next_grid_axis)
+    image, first, pixel = _block(pixels, PIXELS)
+    grid_x, grid_y = _pair(grid + 2 * (image * next_grid), pixel)
     shift = _shift(ALIGN_CORNERS)
-    x = (_moved(grid_x) + 1) * _half(W, ALIGN_CORNERS) - shift
-    y = (_moved(grid_y) + 1) * _half(H, ALIGN_CORNERS) - shift
-    texel_x, left, right = _taps(x, W, shift, PADDING)
-    texel_y, above, below = _taps(y, H, shift, PADDING)
-    here = first + tl.arange(0, PIXELS) < h * w
+    texel_x, left, right = _taps((_moved(grid_x) + 1) * _half(W, ALIGN_CORNERS) - shift, W, shift, PADDING)
+    texel_y, above, below = _taps((_moved(grid_y) + 1) * _half(H, ALIGN_CORNERS) - shift, H, shift, PADDING)
+    here = first + tl.arange(0, PIXELS) < pixels
     start = tl.program_id(1) * group
-    gradient += (image * C + start) * (h * w) + pixel
-    out += (image * C + start) * (H * W) + texel_y * W + texel_x
+    gradient += (image * C + start) * pixels + pixel
+    out += (image * C + start) * H * W + texel_y * W + texel_x
     for _ in range(start, tl.minimum(start + group, C)):
         share = tl.load(gradient).to(tl.float32)
         tl.atomic_add(out, above * left * share, here & (above * left > 0), sem="relaxed")
         tl.atomic_add(out + 1, above * right * share, here & (above * right > 0), sem="relaxed")
         tl.atomic_add(out + W, below * left * share, here & (below * left > 0), sem="relaxed")
         tl.atomic_add(out + W + 1, below * right * share, here & (below * right > 0), sem="relaxed")
-        gradient += h * w
+        gradient += pixels
         out += H * W
 
 
-@triton.jit
-def _block(h, w, PIXELS: tl.constexpr):
-    """The image and the pixels of a program."""
-    blocks = tl.cdiv(h * w, PIXELS)
-    first = tl.program_id(0) % blocks * PIXELS
-    pixel = tl.minimum(first + tl.arange(0, PIXELS), h * w - 1)
-    return (tl.program_id(0) // blocks).to(tl.int64), first, pixel, pixel // w, pixel % w
+@triton.jit(do_not_specialize=["C", "texels", "W"])
+def _side_by_side_kernel(
+    input, out, next_image, next_channel, next_row, next_column, C, texels, W,
+    TEXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """A copy of an image with channels that lie apart as one, (B, H, W, C), whose C is filled up with zeros."""
+    image, first, texel = _block(texels, TEXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+    source = image * next_image + channel.to(tl.int64) * next_channel
+    number = tl.load(input + source + texel // W * next_row + texel % W * next_column, channel < C, 0.0)
+    at = tl.multiple_of((image * texels + texel) * (tl.num_programs(1) * CHANNELS), CHANNELS)
+    tl.store(out + at + channel, number, (first + tl.arange(0, TEXELS) < texels)[None])
 
 
 @triton.jit
-def _pair(pointer, row, column, next_row, next_column, next_number):
-    """Two numbers of every pixel."""
-    at = row.to(tl.int64) * next_row + column.to(tl.int64) * next_column
-    return tl.split(tl.load(pointer + at[:, None] + tl.arange(0, 2) * next_number))
+def _block(length, SIZE: tl.constexpr):
+    """The image of a program, the first number of its block, and the numbers, of so many an image."""
+    blocks = tl.cdiv(length, SIZE)
+    first = tl.program_id(0) % blocks * SIZE
+    return (tl.program_id(0) // blocks).to(tl.int64), first, tl.minimum(first + tl.arange(0, SIZE), length - 1)
+
+
+@triton.jit
+def _pair(grid, pixel):
+    return tl.split(tl.load(grid + 2 * pixel.to(tl.int64)[:, None] + tl.arange(0, 2)))
 
 
 @triton.jit
@@ -372,7 +418,7 @@ def _half(size, ALIGN_CORNERS: tl.constexpr):
 
 @triton.jit
 def _shift(ALIGN_CORNERS: tl.constexpr):
-    """How far the ends of an image are beyond its outermost texel centres."""
+    """How far beyond its outermost texel centres an image ends."""
     return 0.0 if ALIGN_CORNERS else 0.5
 
 
@@ -388,20 +434,15 @@ def _moved(x):
 
 
 @triton.jit
-def _smaller_difference(
-    grid, grid_x, grid_y, row, column, place, length, down, right,
-    next_row, next_column, next_axis, half_x, half_y,
-):  # fmt: skip
+def _smaller_difference(grid, grid_x, grid_y, pixel, step, has_before, has_after, half_x, half_y):
     """J along one axis: of the steps to both neighbours the smaller, in source pixels (footprint.py)."""
-    later, sooner = (place < length - 1).to(tl.int32), (place > 0).to(tl.int32)
-    next_x, next_y = _pair(grid, row + later * down, column + later * right, next_row, next_column, next_axis)
-    last_x, last_y = _pair(grid, row - sooner * down, column - sooner * right, next_row, next_column, next_axis)
-    forward_x, forward_y = (next_x - grid_x) * half_x, (next_y - grid_y) * half_y
-    backward_x, backward_y = (grid_x - last_x) * half_x, (grid_y - last_y) * half_y
-    forward = tl.where(later == 1, _comparable(forward_x * forward_x + forward_y * forward_y), float("inf"))
-    backward = tl.where(sooner == 1, _comparable(backward_x * backward_x + backward_y * backward_y), float("inf"))
-    nearer = forward <= backward
-    return tl.where(nearer, forward_x, backward_x), tl.where(nearer, forward_y, backward_y)
+    before_x, before_y = _pair(grid, tl.where(has_before, pixel - step, pixel))
+    after_x, after_y = _pair(grid, tl.where(has_after, pixel + step, pixel))
+    before_x, before_y = (grid_x - before_x) * half_x, (grid_y - before_y) * half_y
+    after_x, after_y = (after_x - grid_x) * half_x, (after_y - grid_y) * half_y
+    before = tl.where(has_before, _comparable(before_x * before_x + before_y * before_y), float("inf"))
+    after = tl.where(has_after, _comparable(after_x * after_x + after_y * after_y), float("inf"))
+    return tl.where(after <= before, after_x, before_x), tl.where(after <= before, after_y, before_y)
 
 
 @triton.jit
@@ -424,7 +465,7 @@ def _footprint(xx, xy, yx, yy, sigma, jitter):
 
 @triton.jit
 def _derivative(x):
-    """Any number as a finite one of moderate size, one that is none as 0."""
+    """A number of moderate size, 0 for one that is not finite."""
     x = tl.where(tl.abs(x) <= _LARGEST_FLOAT, x, 0.0)
     return tl.minimum(tl.maximum(x, -_LARGEST_DERIVATIVE), _LARGEST_DERIVATIVE)
 
@@ -435,9 +476,9 @@ def _whiten(x, y, drawn, K: tl.constexpr):
     each: tl.constexpr = 1 / (K - 1)
     x = tl.where(drawn, x - tl.sum(x, 0) * each, 0.0)
     y = tl.where(drawn, y - tl.sum(y, 0) * each, 0.0)
-    x /= tl.sqrt(tl.sum(x * x, 0) * each)
+    x *= 1 / tl.sqrt(tl.sum(x * x, 0) * each)
     y -= tl.sum(x * y, 0) * each * x
-    return x, y / tl.sqrt(tl.sum(y * y, 0) * each)
+    return x, y * (1 / tl.sqrt(tl.sum(y * y, 0) * each))
 
 
 @triton.jit
@@ -446,7 +487,7 @@ def _taps(x, size, shift, PADDING: tl.constexpr):
 
     The first always has a neighbour. A tent around the sample gives a texel it does not reach, or one outside, no weight.
     """
-    last = (size - 1).to(tl.float32)
+    last = (size - 1) * 1.0
     if PADDING == "reflection":
         period = 2 * (last + 2 * shift)
         x = tl.abs(x + shift)
