@@ -82,7 +82,7 @@ def grid_sample_linearized(
     dtype = _result_dtype(input, grid)
     working = torch.promote_types(dtype, torch.float32)
     batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
-    input, grid = input.to(working).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
+    input, grid = input.to(dtype).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
 
     # While it is traced, a graph cannot tell what torch.func will ask of it.
     if not sampling.intercept and not (torch.compiler.is_compiling() or carries_gradient(grid)):
@@ -114,7 +114,8 @@ def grid_sample_linearized(
 
 
 def _read(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """``F.grid_sample``, which is linear in the image but has no forward-mode derivative of its own."""
+    """``F.grid_sample`` in the grid's dtype. It is linear in the image but has no forward mode of its own."""
+    input = input.to(grid.dtype)
     if not torch.compiler.is_compiling():
         input, tangent = forward_ad.unpack_dual(input)
         if tangent is not None:

@@ -84,11 +84,12 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
 def image_gradient(
     gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool
 ) -> Tensor:
-    """The gradient for the image, by the centre's bilinear weights."""
+    """The gradient for the image, by the centre's bilinear weights, computed in the grid's precision."""
     modes, padding_modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
     settings = modes.index(mode), padding_modes.index(padding_mode), align_corners
     backward = torch.ops.aten.grid_sampler_2d_backward
-    return backward(gradient, input, usable_points(grid), *settings, (True, False))[0]
+    image, points = input.to(grid.dtype), usable_points(grid)
+    return backward(gradient.to(grid.dtype), image, points, *settings, (True, False))[0].to(input.dtype)
 
 
 def usable_points(grid: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 It differentiates by itself in plain reverse mode. A registered operator has no forward mode: there, and inside other
 transforms, sampling.py writes out the linear model (2) with the operator's two results as constants.
+
+The image, and so the value, may be in half precision beside a grid in float32. The slope is in the grid's precision.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -49,18 +52,29 @@ def _sample(
     align_corners: bool,
 ) -> tuple[Tensor, Tensor]:
     sampling = LinearizedSampling(noise.shape[-4] + 1, sigma, jitter, ridge, intercept, mask_out_of_bounds, pattern)
-    sample = backends.choose(input, mode).sample
-    return sample(input, grid, jacobian, noise, sampling, mode, padding_mode, align_corners)
+    backend, image = _choose(input, mode, grid.dtype)
+    value, slope = backend.sample(image, grid, jacobian, noise, sampling, mode, padding_mode, align_corners)
+    return value.to(input.dtype), slope
 
 
 def _differentiate_by_grid(gradient: Tensor, slope: Tensor) -> Tensor:
-    return backends.choose(gradient, "bilinear").grid_gradient(gradient, slope)
+    backend, gradient = _choose(gradient, "bilinear", slope.dtype)
+    return backend.grid_gradient(gradient, slope)
 
 
 def _differentiate_by_image(
     gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool
 ) -> Tensor:
     return backends.choose(input, mode).image_gradient(gradient, input, grid, mode, padding_mode, align_corners)
+
+
+def _choose(input: Tensor, mode: str, dtype: torch.dtype) -> tuple[ModuleType, Tensor]:
+    """The backend for an image, and the image: as it is where a backend reads its precision, else in ``dtype``."""
+    backend = backends.choose(input, mode)
+    if backend is eager and input.dtype != dtype:
+        input = input.to(dtype)
+        backend = backends.choose(input, mode)
+    return backend, input
 
 
 class _Differentiable(torch.autograd.Function):
@@ -101,15 +115,15 @@ def _below_autograd(*arguments: Tensor | _Setting | None) -> tuple[Tensor, Tenso
 
 def _fake_sample(input: Tensor, grid: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     shape = *input.shape[:2], *grid.shape[1:3]
-    return input.new_empty(shape), input.new_empty((*shape, 2))
+    return input.new_empty(shape), grid.new_empty((*shape, 2))
 
 
-def _fake_grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
-    return gradient.new_empty((slope.shape[0], *slope.shape[2:]))
+def _fake_grid_gradient(_: Tensor, slope: Tensor) -> Tensor:
+    return slope.new_empty((slope.shape[0], *slope.shape[2:]))
 
 
-def _fake_image_gradient(gradient: Tensor, input: Tensor, *_: object) -> Tensor:
-    return gradient.new_empty(input.shape)
+def _fake_image_gradient(_: Tensor, input: Tensor, *__: object) -> Tensor:
+    return input.new_empty(input.shape)
 
 
 def _map_sample(

@@ -1,0 +1,276 @@
+"""The kernels of the GPU backend, in Triton.
+
+The value and the slopes of an output pixel are linear in what its K samples read. So a program works out for a block of
+pixels where the samples fall and with what weight each enters, all samples at once, and then reads channel after
+channel. Names are those of footprint.py, noise.py and least_squares.py.
+
+Tensors are ``[channels, samples, pixels]``. The centre is sample 0. What fills up a power of two has no weight; what
+fills up the last block of pixels repeats the last pixel, and is not stored.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+_FAR_OUTSIDE = tl.constexpr(1e5)  # eager.py
+_LARGEST_DERIVATIVE = tl.constexpr(1e4)  # footprint.py
+_LARGEST_FLOAT = tl.constexpr(torch.finfo(torch.float32).max)
+
+
+@triton.jit(do_not_specialize=["C", "H", "W", "h", "w", "group"])
+def sample(
+    input, grid, jacobian, noise, value, slope,
+    next_image, next_channel, next_row, next_column,
+    next_grid, next_jacobian, next_jacobian_pixel, next_noise,
+    C, H, W, h, w, group,
+    sigma, jitter, ridge,
+    K: tl.constexpr, WHITEN: tl.constexpr, INTERCEPT: tl.constexpr, MASK: tl.constexpr,
+    PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr,
+    SAMPLES: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Value and slopes of a block of pixels of one image, for a group of channels."""
+    pixels = h * w
+    image, first, pixel = _block(pixels, PIXELS)
+
+    # Where the samples fall: the footprint L around the centre (8, 9).
+    grid += 2 * (image * next_grid)
+    grid_x, grid_y = _pair(grid, pixel)
+    half_x, half_y, shift = _half(W, ALIGN_CORNERS), _half(H, ALIGN_CORNERS), _shift(ALIGN_CORNERS)
+    if jacobian is None:
+        row, column = pixel // w, pixel % w
+        xx, yx = _smaller_difference(grid, grid_x, grid_y, pixel, 1, column > 0, column < w - 1, half_x, half_y)
+        xy, yy = _smaller_difference(grid, grid_x, grid_y, pixel, w, row > 0, row < h - 1, half_x, half_y)
+    else:
+        at = 4 * (image * next_jacobian + pixel * next_jacobian_pixel)[:, None, None]
+        by_column, by_row = tl.split(tl.load(jacobian + at + 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)))
+        xx, yx = tl.split(by_column)
+        xy, yy = tl.split(by_row)
+    l11, l21, l22 = _footprint(xx, xy, yx, yy, sigma, jitter)
+
+    sample = tl.arange(0, SAMPLES)[:, None]
+    centre, drawn = sample == 0, (sample > 0) & (sample < K)
+    draw = noise + 2 * (image * next_noise + (sample - 1).to(tl.int64) * pixels + pixel)[:, :, None]
+    noise_x, noise_y = tl.split(tl.load(draw + tl.arange(0, 2), drawn[:, :, None], 0.0))
+    if WHITEN:
+        noise_x, noise_y = _whiten(noise_x, noise_y, drawn, K)
+    x = (_moved(grid_x) + 1) * half_x - shift + l11 * noise_x
+    y = (_moved(grid_y) + 1) * half_y - shift + l21 * noise_x + l22 * noise_y
+    if MASK:
+        drawn = drawn & (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
+
+    # The moments of the draws in the fit. Without the row of ones their mean m is taken as 0.
+    weight = tl.where(drawn, 1.0, tl.zeros_like(x))
+    count = tl.maximum(tl.sum(weight, 0), 1.0)
+    kept = count / (count + ridge)  # 1 - s
+    mean_x, mean_y = tl.zeros_like(count), tl.zeros_like(count)
+    if INTERCEPT:
+        mean_x, mean_y = tl.sum(weight * noise_x, 0) / count, tl.sum(weight * noise_y, 0) / count
+    offset_x, offset_y = weight * (noise_x - mean_x), weight * (noise_y - mean_y)
+    qxx = tl.sum(offset_x * offset_x, 0) + ridge * kept * mean_x * mean_x
+    qxy = tl.sum(offset_x * offset_y, 0) + ridge * kept * mean_x * mean_y
+    qyy = tl.sum(offset_y * offset_y, 0) + ridge * kept * mean_y * mean_y
+
+    # What they weigh: in A_uv = (L Q L' + eps I)^-1 L q and in A_1.
+    area = l11 * l22
+    trace = (l11 * l11 + l21 * l21) * qxx + 2 * l21 * l22 * qxy + l22 * l22 * qyy
+    determinant = area * area * tl.maximum(qxx * qyy - qxy * qxy, 0.0) + ridge * (tl.maximum(trace, 0.0) + ridge)
+    scaled, damping = area / determinant, ridge / determinant
+    xx, xy = scaled * (l22 * qyy + l21 * qxy) + damping * l11, -scaled * (l22 * qxy + l21 * qxx)
+    yx, yy = damping * l21 - scaled * l11 * qxy, damping * l22 + scaled * l11 * qxx
+    drift_x, drift_y = kept * l11 * mean_x, kept * (l21 * mean_x + l22 * mean_y)
+    part_x, part_y = weight * (noise_x - kept * mean_x), weight * (noise_y - kept * mean_y)
+    weight_1 = weight * (kept / count)
+    weight_1 -= (drift_x * xx + drift_y * yx) * part_x + (drift_x * xy + drift_y * yy) * part_y
+    unit_x, unit_y = tl.where(_usable(grid_x), half_x, 0.0), tl.where(_usable(grid_y), half_y, 0.0)
+    weight_x = unit_x * xx * part_x + unit_x * xy * part_y
+    weight_y = unit_y * yx * part_x + unit_y * yy * part_y
+
+    # A difference from the centre is in the centre's own weight.
+    weight_1 = tl.where(centre, 1 - tl.sum(weight_1, 0), weight_1)
+    weight_x = tl.where(centre, -tl.sum(weight_x, 0), weight_x)
+    weight_y = tl.where(centre, -tl.sum(weight_y, 0), weight_y)
+
+    texel_x, left, right = _taps(x, W, shift, PADDING)
+    texel_y, above, below = _taps(y, H, shift, PADDING)
+    below_it, beside_it = next_row * CHANNELS, next_column * CHANNELS  # what the compiler is to see a multiple in
+    texel = texel_y * below_it + texel_x * beside_it
+    start = tl.program_id(1) * group * CHANNELS
+    channel = tl.arange(0, CHANNELS)[:, None]
+    input += image * next_image * CHANNELS + start.to(tl.int64) * next_channel
+    value += (image * C + start) * pixels
+    slope += (image * C + start) * pixels * 2
+    read = (drawn | centre)[None]
+    at = first + tl.arange(0, PIXELS)
+    twice = 2 * first.to(tl.int64) + tl.arange(0, 2 * PIXELS)
+    for _ in range(start, tl.minimum(start + group * CHANNELS, C), CHANNELS):
+        upper = input + (channel * next_channel)[:, :, None] + texel
+        lower = upper + below_it
+        intensity = above * left * tl.load(upper, read, 0.0).to(tl.float32)
+        intensity += above * right * tl.load(upper + beside_it, read, 0.0).to(tl.float32)
+        intensity += below * left * tl.load(lower, read, 0.0).to(tl.float32)
+        intensity += below * right * tl.load(lower + beside_it, read, 0.0).to(tl.float32)
+        there = start + channel < C
+        if INTERCEPT:
+            tl.store(value + channel.to(tl.int64) * pixels + at, tl.sum(weight_1 * intensity, 1), there & (at < pixels))
+        slopes = tl.interleave(tl.sum(weight_x * intensity, 1), tl.sum(weight_y * intensity, 1))
+        tl.store(slope + channel.to(tl.int64) * (2 * pixels) + twice, slopes, there & (twice < 2 * pixels))
+        start += CHANNELS
+        input += CHANNELS * next_channel
+        value += CHANNELS * pixels
+        slope += CHANNELS * pixels * 2
+
+
+@triton.jit(do_not_specialize=["C"])
+def grid_gradient(gradient, slope, out, C, n, NUMBERS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The sum over the channels of slope times gradient: ``n`` numbers an image, x and y in turn."""
+    image, first, _ = _block(n, NUMBERS)
+    at = first + tl.arange(0, NUMBERS)
+    channel = tl.arange(0, CHANNELS)
+    total = tl.zeros([CHANNELS, NUMBERS], tl.float32)
+    for _ in range(0, C, CHANNELS):
+        there = (channel < C)[:, None] & (at < n)
+        plane = (image * C + channel)[:, None] * n
+        total += tl.load(slope + plane + at, there, 0.0) * tl.load(gradient + plane // 2 + at // 2, there, 0.0)
+        channel += CHANNELS
+    tl.store(out + image * n + at, tl.sum(total, 0), at < n)
+
+
+@triton.jit(do_not_specialize=["C", "H", "W", "pixels", "group"])
+def image_gradient(
+    gradient, grid, out, next_grid, C, H, W, pixels, group,
+    PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Every pixel adds its gradient to the four texels around its centre."""
+    image, first, pixel = _block(pixels, PIXELS)
+    grid_x, grid_y = _pair(grid + 2 * (image * next_grid), pixel)
+    shift = _shift(ALIGN_CORNERS)
+    texel_x, left, right = _taps((_moved(grid_x) + 1) * _half(W, ALIGN_CORNERS) - shift, W, shift, PADDING)
+    texel_y, above, below = _taps((_moved(grid_y) + 1) * _half(H, ALIGN_CORNERS) - shift, H, shift, PADDING)
+    here = first + tl.arange(0, PIXELS) < pixels
+    start = tl.program_id(1) * group
+    gradient += (image * C + start) * pixels + pixel
+    out += (image * C + start) * H * W + texel_y * W + texel_x
+    for _ in range(start, tl.minimum(start + group, C)):
+        share = tl.load(gradient).to(tl.float32)
+        tl.atomic_add(out, above * left * share, here & (above * left > 0), sem="relaxed")
+        tl.atomic_add(out + 1, above * right * share, here & (above * right > 0), sem="relaxed")
+        tl.atomic_add(out + W, below * left * share, here & (below * left > 0), sem="relaxed")
+        tl.atomic_add(out + W + 1, below * right * share, here & (below * right > 0), sem="relaxed")
+        gradient += pixels
+        out += H * W
+
+
+@triton.jit(do_not_specialize=["C", "texels", "W"])
+def side_by_side(
+    input, out, next_image, next_channel, next_row, next_column, C, texels, W,
+    TEXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """A copy of an image with channels that lie apart as one, (B, H, W, C), whose C is filled up with zeros."""
+    image, first, texel = _block(texels, TEXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+    source = image * next_image + channel.to(tl.int64) * next_channel
+    number = tl.load(input + source + texel // W * next_row + texel % W * next_column, channel < C, 0.0)
+    at = tl.multiple_of((image * texels + texel) * (tl.num_programs(1) * CHANNELS), CHANNELS)
+    tl.store(out + at + channel, number, (first + tl.arange(0, TEXELS) < texels)[None])
+
+
+@triton.jit
+def _block(length, SIZE: tl.constexpr):
+    """The image of a program, the first number of its block, and the numbers, of so many an image."""
+    blocks = tl.cdiv(length, SIZE)
+    first = tl.program_id(0) % blocks * SIZE
+    return (tl.program_id(0) // blocks).to(tl.int64), first, tl.minimum(first + tl.arange(0, SIZE), length - 1)
+
+
+@triton.jit
+def _pair(grid, pixel):
+    return tl.split(tl.load(grid + 2 * pixel.to(tl.int64)[:, None] + tl.arange(0, 2)))
+
+
+@triton.jit
+def _half(size, ALIGN_CORNERS: tl.constexpr):
+    """Source pixels a grid unit along an axis of so many texels."""
+    return (size - 1 if ALIGN_CORNERS else size) * 0.5
+
+
+@triton.jit
+def _shift(ALIGN_CORNERS: tl.constexpr):
+    """How far beyond its outermost texel centres an image ends."""
+    return 0.0 if ALIGN_CORNERS else 0.5
+
+
+@triton.jit
+def _usable(x):
+    return tl.abs(x) <= _FAR_OUTSIDE  # false for NaN
+
+
+@triton.jit
+def _moved(x):
+    """A coordinate far outside or nowhere (NaN), moved to one place outside."""
+    return tl.where(_usable(x), x, tl.where(x < 0, -_FAR_OUTSIDE, _FAR_OUTSIDE))
+
+
+@triton.jit
+def _smaller_difference(grid, grid_x, grid_y, pixel, step, has_before, has_after, half_x, half_y):
+    """J along one axis: of the steps to both neighbours the smaller, in source pixels (footprint.py)."""
+    before_x, before_y = _pair(grid, tl.where(has_before, pixel - step, pixel))
+    after_x, after_y = _pair(grid, tl.where(has_after, pixel + step, pixel))
+    before_x, before_y = (grid_x - before_x) * half_x, (grid_y - before_y) * half_y
+    after_x, after_y = (after_x - grid_x) * half_x, (after_y - grid_y) * half_y
+    before = tl.where(has_before, _comparable(before_x * before_x + before_y * before_y), float("inf"))
+    after = tl.where(has_after, _comparable(after_x * after_x + after_y * after_y), float("inf"))
+    return tl.where(after <= before, after_x, before_x), tl.where(after <= before, after_y, before_y)
+
+
+@triton.jit
+def _comparable(length):
+    """A length that is no number is longer than any."""
+    return tl.where(length == length, tl.minimum(length, _LARGEST_FLOAT), float("inf"))
+
+
+@triton.jit
+def _footprint(xx, xy, yx, yy, sigma, jitter):
+    """The lower Cholesky factor of ``sigma^2 J J' + jitter^2 I`` (footprint.py)."""
+    xx, xy, yx, yy = _derivative(xx) * sigma, _derivative(xy) * sigma, _derivative(yx) * sigma, _derivative(yy) * sigma
+    row_x, row_y, area, least = xx * xx + xy * xy, yx * yx + yy * yy, xx * yy - xy * yx, jitter * jitter
+    determinant = area * area + least * (row_x + row_y + least)
+    l11 = tl.sqrt(row_x + least)
+    scale = 1 / tl.where(l11 > 0, l11, 1.0)
+    l22 = tl.where(l11 > 0, tl.sqrt(determinant) * scale, tl.sqrt(row_y + least))
+    return l11, (xx * yx + xy * yy) * scale, l22
+
+
+@triton.jit
+def _derivative(x):
+    """A number of moderate size, 0 for one that is not finite."""
+    x = tl.where(tl.abs(x) <= _LARGEST_FLOAT, x, 0.0)
+    return tl.minimum(tl.maximum(x, -_LARGEST_DERIVATIVE), _LARGEST_DERIVATIVE)
+
+
+@triton.jit
+def _whiten(x, y, drawn, K: tl.constexpr):
+    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes (noise.py)."""
+    each: tl.constexpr = 1 / (K - 1)
+    x = tl.where(drawn, x - tl.sum(x, 0) * each, 0.0)
+    y = tl.where(drawn, y - tl.sum(y, 0) * each, 0.0)
+    x *= 1 / tl.sqrt(tl.sum(x * x, 0) * each)
+    y -= tl.sum(x * y, 0) * each * x
+    return x, y * (1 / tl.sqrt(tl.sum(y * y, 0) * each))
+
+
+@triton.jit
+def _taps(x, size, shift, PADDING: tl.constexpr):
+    """The first of the two texels that are read along an axis, and the weights of both.
+
+    The first always has a neighbour. A tent around the sample gives no weight to a texel beyond its reach or outside.
+    """
+    last = (size - 1) * 1.0
+    if PADDING == "reflection":
+        period = 2 * (last + 2 * shift)
+        x = tl.abs(x + shift)
+        x -= tl.floor(x / period) * period
+        x = tl.minimum(x, period - x) - shift
+    if PADDING != "zeros":
+        x = tl.minimum(tl.maximum(x, 0.0), last)
+    first = tl.minimum(tl.maximum(x, 0.0), last - 1).to(tl.int32)
+    return first, tl.maximum(1 - tl.abs(x - first), 0.0), tl.maximum(1 - tl.abs(x - first - 1), 0.0)
