@@ -178,6 +178,19 @@ def test_points_far_outside_or_nowhere_are_as_eager_has_them(sampling, padding_m
 
 
 @runs_kernels
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_jacobians_of_low_rank_huge_or_no_number_are_as_eager_has_them(jitter):
+    rows = ((0, 0, 1, 2), (1, 2, 0, 0), (1, 2, 2, 4), (0, 0, 0, 0), (1e6, 0, 0, 1), (torch.nan, 1, torch.inf, 1))
+    jacobian = torch.tensor(rows, device=DEVICE).reshape(1, 1, 6, 2, 2)
+    image, grid = (t.to(DEVICE) for t in _image_and_grid(torch.Generator().manual_seed(0), (1, 3, 9, 7, 5, 6)))
+    sampling = replace(PAPER, jitter=jitter, ridge=0.3)
+    noise = draw_noise(sampling, (5, 6)).to(DEVICE)
+    arguments = image, grid, jacobian, noise, sampling, "bilinear", "zeros", False
+    for ours, eagers in zip(_triton().sample(*arguments), eager.sample(*arguments), strict=True):
+        torch.testing.assert_close(ours, eagers, rtol=1e-5, atol=1e-5)
+
+
+@runs_kernels
 def test_what_a_masked_sample_would_read_does_not_matter():
     image = torch.rand(1, 3, 9, 9, device=DEVICE)
     image[..., :2] = torch.nan
@@ -276,7 +289,7 @@ def test_without_a_gpu_the_backend_is_missing_and_says_so(monkeypatch):
 
 
 @compiles
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [90])
 @pytest.mark.parametrize(("precision", "channels"), [("fp32", 1), ("fp32", 4), ("bf16", 16)])
 def test_the_kernels_compile_for_gpus_that_are_not_here(architecture, precision, channels, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
