@@ -64,11 +64,13 @@ def sample(
         value = F.grid_sample(input.to(grid.dtype), points, mode, padding_mode, align_corners).to(input.dtype)
     if value.numel() == 0:
         return value, slope
-    at_once = 1
+    at_once = 1  # the channels that one load reads; several want a copy of the image, which takes more reads to pay
     if channels > 1 and batch * h * w * sampling.num_samples > height * width * (batch if input.stride(0) else 1):
         at_once = 16 if channels % 16 == 0 else min(8, triton.next_power_of_2(channels))
         input = _side_by_side(input, at_once)
     samples = triton.next_power_of_2(sampling.num_samples)
+    # 8 samples a thread where pixels alone lie along the threads, 16 numbers of samples where channels do too: with
+    # more, numbers no longer fit in registers; with fewer, too few loads are under way.
     pixels = max(1, min(128, (1024 if at_once <= 4 else 2048 // at_once) // samples))
     blocks = batch * triton.cdiv(h * w, pixels)
     programs, group = _deal(channels, at_once, blocks)
@@ -226,5 +228,6 @@ def _side_by_side(input: Tensor, at_once: int) -> Tensor:
             width,
             TEXELS=texels,
             CHANNELS=at_once,
+            enable_fp_fusion=True,
         )
     return out.permute(0, 3, 1, 2).expand(batch, -1, -1, -1)
