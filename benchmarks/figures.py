@@ -9,6 +9,16 @@ from matplotlib.figure import Figure
 
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
+# Every sampler looks the same in every figure.
+LINES = {
+    "bilinear": {"color": "#999999", "linestyle": "--"},
+    "multi-scale (1, 5, 10)": {"color": "#7aa74b", "linestyle": "--"},
+    "scale space": {"color": "#7aa74b"},
+    "paper's text": {"color": "#3f88c5"},
+    "released code's settings": {"color": "#a06cd5"},
+    "best": {"color": "#d1603d"},
+}
+
 
 def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
     """Let ``draw`` fill a figure of ``size`` inches, and write it."""

@@ -11,13 +11,20 @@ from torch import Tensor
 
 
 def bilinear(image: Tensor, grid: Tensor) -> Tensor:
-    """Plain ``grid_sample``."""
-    return F.grid_sample(image, grid, align_corners=False)
+    """Plain ``grid_sample``; either batch may be 1."""
+    batch = max(len(image), len(grid))
+    return F.grid_sample(image.expand(batch, -1, -1, -1), grid.expand(batch, -1, -1, -1), align_corners=False)
 
 
 def multi_scale(image: Tensor, grid: Tensor) -> Tensor:
     """The paper's baseline (section 6.1): the mean of bilinear samples of three blurred images."""
-    return torch.stack([bilinear(_blurred(image, sigma), grid) for sigma in (1.0, 5.0, 10.0)]).mean(0)
+    return torch.stack([bilinear(level, grid) for level in blur_levels(image)]).mean(0)
+
+
+def blur_levels(image: Tensor) -> list[Tensor]:
+    """The three images of the paper's baseline, blurred by Gaussians of 1, 5 and 10 pixels."""
+    widths = {sigma: 2 * int(3 * sigma) + 1 for sigma in (1.0, 5.0, 10.0)}
+    return [gaussian_blur2d(image, (w, w), (sigma, sigma), border_type="constant") for sigma, w in widths.items()]
 
 
 def blurred(image: Tensor, sigma: float) -> tuple[Tensor, float]:
@@ -27,7 +34,11 @@ def blurred(image: Tensor, sigma: float) -> tuple[Tensor, float]:
     """
     margin = int(3 * sigma) + 1
     canvas = F.pad(image, (margin,) * 4)
-    return _blurred(canvas, sigma), canvas.shape[-1] / image.shape[-1]
+    height, width = canvas.shape[-2], canvas.shape[-1]
+    frequency_y, frequency_x = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    falloff = (-2 * (torch.pi * sigma) ** 2 * (frequency_y[:, None] ** 2 + frequency_x**2)).exp()
+    smooth = torch.fft.irfft2(torch.fft.rfft2(canvas) * falloff, s=(height, width))
+    return smooth, width / image.shape[-1]
 
 
 def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
@@ -43,8 +54,3 @@ def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda image, grid: module.grid_sample(image, grid, "linearized", "zeros")
-
-
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    width = 2 * int(3 * sigma) + 1
-    return gaussian_blur2d(image, (width, width), (sigma, sigma), border_type="constant")

@@ -48,6 +48,8 @@ def _command() -> str:
     for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):
         if option in arguments:
             arguments[arguments.index(option) + 1] = name
+    if "--finished" in arguments:
+        del arguments[(place := arguments.index("--finished")) : place + 2]
     return " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
 
 

@@ -1,14 +1,28 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from skimage import data
 
-from benchmarks import alignment, gradients, roofline, scaling, speed
+from benchmarks import (
+    ablation,
+    alignment,
+    gradients,
+    patterns,
+    peers,
+    problems,
+    roofline,
+    runs,
+    samplers,
+    scaling,
+    speed,
+)
+from benchmarks.datasets import load_images
 from benchmarks.photos import load_photos
-from lms_geometry import backends
+from lms_geometry import LinearizedSampling, backends, draw_noise
 from lms_geometry.backends import cpu
 
 
@@ -105,42 +119,207 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 @pytest.fixture
 def folder_of_photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for name in ("chelsea", "coffee", "rocket"):
-        Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
-    return tmp_path
+        Image.fromarray(getattr(data, name)()).save(folder / f"{name}.png")
+    return folder
 
 
-def test_gradients_prefers_linearized_samples_to_bilinear(folder_of_photos, tmp_path, monkeypatch):
-    samplers = {name: gradients._samplers()[name] for name in ("bilinear", "whitened, mask off")}
-    monkeypatch.setattr(gradients, "_samplers", lambda: samplers)
-    monkeypatch.setattr(gradients, "RATES", (8,))
-    out = tmp_path / "out.json"
-    monkeypatch.setattr("sys.argv", ["gradients", "--data", str(folder_of_photos), "--photos", "2", "--json", str(out)])
-    gradients.main()
-    shares = json.loads(out.read_text())["raw"]
-    assert shares["whitened, mask off"]["8"] > shares["bilinear"]["8"] + 0.2
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a benchmark as its command would, and gives what it wrote."""
+
+    def run(benchmark, *arguments):
+        out = tmp_path / "result.json"
+        arguments = [*map(str, arguments), "--json", str(out), "--finished", str(tmp_path / "finished.jsonl")]
+        monkeypatch.setattr("sys.argv", [benchmark.__name__, *arguments])
+        benchmark.main()
+        result = json.loads(out.read_text())
+        with Image.open(tmp_path / result["figure"]["file"]) as figure:
+            assert figure.width > 200
+        return result
+
+    return run
 
 
-def test_alignment_writes_a_corner_error_for_each_problem(folder_of_photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(alignment, "SAMPLERS", {name: {**o, "steps": 5} for name, o in alignment.SAMPLERS.items()})
-    monkeypatch.setattr(alignment, "RATES", (8,))
-    out = tmp_path / "out.json"
-    monkeypatch.setattr("sys.argv", ["alignment", "--data", str(folder_of_photos), "--photos", "3", "--json", str(out)])
-    alignment.main()
-    errors = json.loads(out.read_text())["raw"]
-    assert {name: len(by_rate["8"]) for name, by_rate in errors.items()} == dict.fromkeys(alignment.SAMPLERS, 3)
-    assert "| bilinear |" in capsys.readouterr().out
+def test_gradients_prefers_linearized_samples_to_bilinear(folder_of_photos, run):
+    result = run(gradients, "--data", folder_of_photos, "--count", 2, "--rates", 8)
+    shares = {row[0]: float(row[1].split(",")[0]) for row in result["table"]["rows"]}
+    assert list(shares) == list(gradients.SAMPLERS)
+    assert shares["whitened, mask off"] > shares["bilinear"] + 0.2
+    assert "DIR" in result["command"]
+    assert str(folder_of_photos) not in json.dumps(result)
+
+
+def test_gradients_of_a_round_bump_point_to_the_truth():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 40), torch.linspace(-1, 1, 40), indexing="ij")
+    bump = (-(x**2 + y**2) * 8).exp()[None, None]
+    angles, shifts, _ = gradients.angles_to_truth(samplers.bilinear(bump), bump, 2, 0)
+    assert shifts.shape == (100, 2)
+    # Farther away it leaves the image, and the way out lowers the error too.
+    assert angles[shifts.norm(dim=1) < 0.6].max() < 5
+
+
+def test_alignment_gives_the_recall_of_each_sampler(folder_of_photos, run, capsys):
+    arguments = ("--data", folder_of_photos, "--count", 3, "--rates", 8, "--steps", 5, "--draws", 2)
+    rows = run(alignment, *arguments)["table"]["rows"]
+    assert [row[:2] for row in rows] == [[s, name] for s in problems.SCALES for name in alignment.SAMPLERS]
+    assert "bilinear" in capsys.readouterr().out
+
+
+def test_ablation_gives_a_row_for_each_variant(folder_of_photos, run, monkeypatch):
+    one_each = {"settings": {g: dict(list(s.items())[-2:]) for g, s in ablation.STUDIES["settings"].items()}}
+    monkeypatch.setattr(ablation, "STUDIES", ablation.STUDIES | one_each)
+    monkeypatch.setattr(gradients, "POINTS", 4)
+    arguments = ("--data", folder_of_photos, "--count", 2, "--fields", 1, "--steps", 2)
+    result = run(ablation, *arguments)
+    groups = ablation.STUDIES["settings"]
+    assert [row[:2] for row in result["table"]["rows"]] == [[g, name] for g in groups for name in groups[g]]
+    assert len(result["table"]["columns"]) == 6
+    result = run(ablation, *arguments, "--study", "collapse")
+    assert len(result["table"]["rows"]) == 10
+
+
+def test_finished_cells_are_not_measured_again(tmp_path):
+    finished, jobs, measured = tmp_path / "some" / "finished.jsonl", [{"rate": 8}, {"rate": 4}], []
+
+    def measure(job):
+        measured.append(job["rate"])
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return [job["rate"] / 2]
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_cells(jobs, measure, finished, "test")
+    assert runs.run_cells(jobs, measure, finished, "test") == [[4], [2]]
+    assert measured == [8, 4, 4]
+    # A job with anything else in it is another job.
+    assert runs.run_cells([{"rate": 8, "seed": 1}], measure, finished, "test") == [[4]]
+
+
+def test_descent_finds_a_warp_that_a_small_step_reaches():
+    photo = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    photo = torch.nn.functional.interpolate(photo, (32, 40), mode="bicubic")
+    truth = problems.to_warps(torch.tensor([[0.1, 0.05, -0.1, 0.05, 0.0], [-0.1, 0.0, 0.1, 0.0, -0.05]]))
+    target = problems.make_targets(photo, truth, (16, 20))
+    for sampler in (samplers.bilinear, alignment.SAMPLERS["whitened, mask off, 5 to 0.125"]):
+        found = problems.descend(sampler(photo), target, torch.Generator().manual_seed(0), 100)
+        assert problems.corner_errors(found, truth).max() < 0.01
+
+
+def test_corner_error_is_the_mean_distance_of_four_corners():
+    truth = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    found = torch.tensor([[[1.0, 0.0, 0.3], [0.0, 1.0, 0.4]]])
+    torch.testing.assert_close(problems.corner_errors(found, truth), torch.tensor([0.5]))
+    found = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    torch.testing.assert_close(problems.corner_errors(found, truth), torch.tensor([1.0]))
 
 
 def test_drawn_warps_have_the_spread_of_the_paper_and_no_outliers():
-    warps = alignment.draw_warps(4000, seed=0)
+    warps = problems.draw_warps(4000, 2**0.5, seed=0)
     log2_scales = warps[:, :2, :2].norm(dim=1).log2()
-    assert log2_scales.std().item() == pytest.approx(0.5**0.5 * 0.88, rel=0.05)  # clipping at 2 takes 12 %
-    assert log2_scales.abs().max() <= 2 * 0.5**0.5 + 1e-5
+    assert log2_scales.std().item() == pytest.approx(2**0.5 * 0.96, rel=0.05)  # clipping at 2 takes 4 %
+    assert log2_scales.abs().max() <= 2 * 2**0.5 + 1e-5
     assert warps[:, :2, 2].abs().max() <= 0.4 + 1e-6
-    assert torch.equal(warps, alignment.draw_warps(4000, seed=0))
+    assert torch.equal(warps, problems.draw_warps(4000, 2**0.5, seed=0))
+
+
+def test_blur_on_a_canvas_of_zeros_is_a_convolution_with_a_gaussian():
+    image = torch.rand(1, 2, 17, 17, generator=torch.Generator().manual_seed(0))
+    smooth, enlarged = peers.blurred(image, 1.5)
+    margin = (smooth.shape[-1] - 17) // 2
+    assert enlarged == smooth.shape[-1] / 17
+    offsets = torch.arange(-margin, margin + 1)
+    kernel = (-(offsets**2) / (2 * 1.5**2)).exp()
+    kernel = kernel / kernel.sum()
+    canvas = torch.nn.functional.pad(image, (2 * margin,) * 4).flatten(0, 1)[:, None]
+    expected = torch.nn.functional.conv2d(canvas, (kernel[:, None] * kernel)[None, None])[:, 0]
+    torch.testing.assert_close(smooth[0], expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("place", [patterns.antithetic, patterns.ring, patterns.two_rings, patterns.spiral])
+@pytest.mark.parametrize("count", [4, 8, 9])
+def test_patterns_have_mean_0_and_variance_1(place, count):
+    noise = place(LinearizedSampling(num_samples=count), (60, 70), torch.Generator().manual_seed(0))
+    assert noise.shape == (count - 1, 60, 70, 2)
+    assert noise.mean((0, 1, 2)).abs().max() < 0.03
+    covariance = torch.einsum("khwi,khwj->ij", noise, noise) / noise[..., 0].numel()
+    torch.testing.assert_close(covariance, torch.eye(2), atol=0.04, rtol=0)
+
+
+def test_quasi_random_samples_are_normal():
+    noise = patterns.quasi_random(LinearizedSampling(), (60, 70), torch.Generator().manual_seed(0))
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    assert (noise.abs() < 1).float().mean().item() == pytest.approx(0.683, abs=0.01)
+
+
+def test_released_settings_spread_samples_as_the_authors_do():
+    image = torch.rand(1, 2, 33, 47, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(image, scale_factor=3, mode="bicubic")
+    warps = problems.to_warps(torch.tensor([[0.4, -0.3, 0.5, 0.1, -0.1]])).requires_grad_()
+    value = samplers.released(image)(warps, (9, 11), 0.0, torch.Generator().manual_seed(0))
+    # Rotating and scaling change neither spread: it is that of a plain resize.
+    generator, grid = torch.Generator().manual_seed(0), torch.nn.functional.affine_grid(warps, (1, 2, 9, 11), False)
+    noise = draw_noise(samplers.RELEASED, (9, 11), generator=generator)
+    spread = ((torch.tensor([141 / 11, 99 / 9]) * 0.25) ** 2 + 1).sqrt() * 2 / torch.tensor([141.0, 99.0])
+    reads = [torch.nn.functional.grid_sample(image, grid + z * spread, align_corners=False) for z in noise]
+    centre = torch.nn.functional.grid_sample(image, grid, align_corners=False)
+    rows = torch.cat((noise * spread * torch.tensor([141.0, 99.0]) / 2, torch.ones(7, 9, 11, 1)), -1).movedim(0, 2)
+    differences = torch.stack([read - centre for read in reads])[:, 0].permute(2, 3, 0, 1)
+    normal = rows.mT @ rows + 1e-3 * torch.eye(3)
+    fit = torch.linalg.solve(normal.double(), (rows.mT @ differences).double())
+    torch.testing.assert_close(value, (centre + fit[:, :, 2].permute(2, 0, 1)).float(), atol=1e-3, rtol=1e-3)
+
+
+def test_authors_sampler_is_read_from_their_folder_and_leaves_the_global_generator_alone(tmp_path):
+    (tmp_path / "warp").mkdir()
+    (tmp_path / "warp" / "linearized.py").write_text(
+        "import torch\ndef grid_sample(input, grid, mode, padding_mode):\n"
+        "    return torch.rand(()) * torch.nn.functional.grid_sample(input, grid, padding_mode=padding_mode)\n"
+    )
+    read = samplers.authors(tmp_path)(torch.ones(1, 1, 8, 8))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first, second = (
+        read(torch.eye(2, 3)[None], (4, 4), 0.0, torch.Generator().manual_seed(seed)).mean() for seed in (1, 2)
+    )
+    assert first != second
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(SystemExit, match=r"linearized\.py is missing"):
+        samplers.authors(tmp_path / "warp")
 
 
 def test_a_folder_with_too_few_photos_is_named(folder_of_photos):
     with pytest.raises(SystemExit, match="holds 3 photos of at least 128 pixels a side, 4 are needed"):
         load_photos(folder_of_photos, 4, 128)
+
+
+def test_signs_are_read_from_the_official_files_and_from_an_archive(tmp_path):
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 256, (h, 41, 3), dtype=np.uint8)) for h in (30, 60)]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"0000{number}.ppm")
+    files = load_images("gtsrb", tmp_path, 2)
+    assert files.shape == (2, 3, 50, 50)
+    encoded = [(tmp_path / f"0000{number}.ppm").read_bytes() for number in range(2)]
+    np.savez(
+        tmp_path / "test.npz",
+        blob=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        offsets=np.cumsum([0, *map(len, encoded)]),
+    )
+    for number in range(2):
+        (tmp_path / f"0000{number}.ppm").unlink()
+    assert torch.equal(load_images("gtsrb", tmp_path, 2), files)
+    with pytest.raises(SystemExit, match="holds 2 traffic signs, 3 are needed"):
+        load_images("gtsrb", tmp_path, 3)
+
+
+def test_digits_are_the_first_of_the_test_set(tmp_path):
+    with pytest.raises(SystemExit, match=r"mnist\.npz is missing"):
+        load_images("mnist", tmp_path, 2)
+    digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_test=digits)
+    found = load_images("mnist", tmp_path, 2)
+    assert found.shape == (2, 1, 28, 28)
+    assert found[1, 0, 5, 7].item() == pytest.approx(digits[1, 5, 7] / 255)

@@ -1,0 +1,60 @@
+"""The images of the experiments, from folders that a user fills; README.md says how to get each set."""
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.photos import load_photos
+
+SIZES = {"photos": 128, "gtsrb": 50, "mnist": 28}
+
+
+def load_images(name: str, folder: Path, count: int) -> Tensor:
+    """The first ``count`` images of a set, ``(count, C, size, size)`` from 0 to 1.
+
+    Args:
+        name: ``"photos"``: the centres of any photos; ``"gtsrb"``: whole images of traffic signs, resized; ``"mnist"``:
+            digits of the test set.
+        folder: where the set is: image files, for MNIST a file ``mnist.npz``.
+        count: how many.
+
+    Raises:
+        SystemExit: if the folder does not hold as many.
+    """
+    load = {"photos": load_photos, "gtsrb": _load_signs, "mnist": _load_digits}[name]
+    return load(folder, count, SIZES[name])
+
+
+def _load_signs(folder: Path, count: int, size: int) -> Tensor:
+    """From the official release's files, or from an archive of encoded images and their offsets."""
+    archives = sorted(folder.glob("*test*.npz"))
+    files: list[Path | io.BytesIO] = [*sorted(folder.rglob("*.ppm"))[:count]]
+    if archives:
+        with np.load(archives[0]) as archive:
+            blob, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
+        files = [io.BytesIO(blob[a:b]) for a, b in pairwise(ends[: count + 1])]
+    if len(files) < count:
+        raise SystemExit(f"{folder} holds {len(files)} traffic signs, {count} are needed")
+    return torch.stack([_read(file, size) for file in files])
+
+
+def _load_digits(folder: Path, count: int, size: int) -> Tensor:
+    path = folder / "mnist.npz"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing")
+    with np.load(path) as archive:
+        digits = torch.from_numpy(archive["x_test"][:count])
+    if digits.shape != (count, size, size):
+        raise SystemExit(f"{path} holds digits of shape {tuple(digits.shape)}, {(count, size, size)} is needed")
+    return digits[:, None].float() / 255
+
+
+def _read(file: Path | io.BytesIO, size: int) -> Tensor:
+    with Image.open(file) as image:
+        pixels = np.array(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -1,0 +1,86 @@
+"""The alignment problems of section 6.4, and the descent that every sampler is tried in.
+
+A problem is a warp ``R S x + t`` from target to source in normalised coordinates: a rotation of standard deviation
+pi/4, log2 of a scale an axis, a translation of 0.2 an axis, all normal and clipped at two standard deviations. The
+target is the bilinear sample of the source through it. Descent starts at the identity.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.samplers import Read, Sampler
+
+# Standard deviation of log2 of the scales. The paper's reaches 7 times up and down.
+SCALES = {"milder": 2**0.5 / 2, "paper's": 2**0.5}
+# Corner errors, in half widths, below which a share of the problems ends; those that tables show.
+THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+REPORTED = (0.02, 0.3)
+
+
+def recalls_of(
+    sampler: Sampler, images: Tensor, scale: float, rate: float, seed: int, steps: int, padding_mode: str = "zeros"
+) -> list[float]:
+    """The recall of a sampler at every threshold, on one problem an image.
+
+    Args:
+        sampler: what reads the images.
+        images: the sources, ``(B, C, size, size)``.
+        scale: standard deviation of log2 of the scales.
+        rate: how many times a target is smaller than its source.
+        seed: of the warps, and of the sampler.
+        steps: of Adam.
+        padding_mode: what targets show outside the source.
+    """
+    truth = draw_warps(len(images), scale, seed)
+    side = max(round(images.shape[-1] / rate), 2)
+    target = make_targets(images, truth, (side, side), padding_mode)
+    found = descend(sampler(images), target, torch.Generator().manual_seed(seed), steps)
+    errors = corner_errors(found, truth)
+    return [(errors < threshold).float().mean().item() for threshold in THRESHOLDS]
+
+
+def show_recalls(recalls: Sequence[float]) -> str:
+    """For a cell of a table."""
+    return " / ".join(f"{recalls[THRESHOLDS.index(threshold)]:.2f}" for threshold in REPORTED)
+
+
+def draw_warps(count: int, scale: float, seed: int) -> Tensor:
+    """Target-to-source warps, normalised, ``(count, 2, 3)``."""
+    normals = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)).clamp(-2, 2)
+    return to_warps(normals * torch.tensor([math.pi / 4, scale, scale, 0.2, 0.2]))
+
+
+def to_warps(parameters: Tensor) -> Tensor:
+    """Angle, log2 of two scales and two translations, ``(B, 5)``, to ``R S x + t``, ``(B, 2, 3)``."""
+    angle, scale_x, scale_y, x, y = parameters.unbind(1)
+    cos, sin, scale_x, scale_y = angle.cos(), angle.sin(), scale_x.exp2(), scale_y.exp2()
+    rows = (cos * scale_x, -sin * scale_y, x), (sin * scale_x, cos * scale_y, y)
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def make_targets(images: Tensor, warps: Tensor, dsize: tuple[int, int], padding_mode: str = "zeros") -> Tensor:
+    """What bilinear sampling sees through the warps."""
+    grid = F.affine_grid(warps, [len(warps), 1, *dsize], align_corners=False)
+    return F.grid_sample(images, grid, "bilinear", padding_mode, align_corners=False)
+
+
+def descend(read: Read, target: Tensor, generator: torch.Generator, steps: int, learning_rate: float = 0.02) -> Tensor:
+    """The warps that Adam finds from the identity, minimising the squared error, ``(B, 2, 3)``."""
+    parameters = torch.zeros(len(target), 5, requires_grad=True)
+    optimizer = torch.optim.Adam([parameters], lr=learning_rate)
+    for step in range(steps):
+        seen = read(to_warps(parameters), (target.shape[-2], target.shape[-1]), step / steps, generator)
+        optimizer.zero_grad()
+        (seen - target).square().mean((1, 2, 3)).sum().backward()
+        optimizer.step()
+    return to_warps(parameters).detach()
+
+
+def corner_errors(found: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance of the four corners in the source, in half widths, ``(B,)``."""
+    corners = torch.tensor([[-1.0, 1.0, -1.0, 1.0], [-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    return ((found - truth) @ corners).norm(dim=1).mean(-1)
