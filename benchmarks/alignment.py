@@ -40,6 +40,7 @@ SAMPLERS: dict[str, Sampler] = {
     "paper's, mask off": linearized(LinearizedSampling(mask_out_of_bounds=False)),
     "paper's, mask and intercept off": linearized(LinearizedSampling(mask_out_of_bounds=False, intercept=False)),
     "released code's settings": released,
+    "whitened, mask off, 8 to 0.5": linearized(WHITENED, (8.0, 0.5)),
     "whitened, mask off, 8 to 0.125": linearized(WHITENED, (8.0, 0.125)),
     "whitened, mask off, 5 to 0.125": linearized(WHITENED, (5.0, 0.125)),
     "the same on a matched pyramid": on_pyramid(WHITENED, (5.0, 0.125)),
@@ -51,7 +52,7 @@ DRAWN = {
     "scale space, 4 to 0": "scale space",
     "paper's text": "paper's text",
     "released code's settings": "released code's settings",
-    "whitened, mask off, 5 to 0.125": "best",
+    "whitened, mask off, 5 to 0.125": "whitened, 5 to 0.125",
 }
 NOTES = (
     "The paper shows curves and gives no numbers. Its claims: linearized sampling aligns more than bilinear, most "
@@ -110,7 +111,7 @@ def main() -> None:
     figure = None
     if options.json:
         figure = {"file": options.json.with_suffix(".png").name, "alt": _alt(options.images, options.rates)}
-        size = (1.75 * len(options.rates) + 0.6, 1.6 * len(options.scales) + 0.8)
+        size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
         save_figure(options.json.with_suffix(".png"), size, partial(_draw, recalls, options.scales, options.rates))
     problems = f"{options.count} {options.images}" + (f" x {options.draws} draws of warps" if options.draws > 1 else "")
     report(

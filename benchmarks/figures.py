@@ -16,7 +16,8 @@ LINES = {
     "scale space": {"color": "#7aa74b"},
     "paper's text": {"color": "#3f88c5"},
     "released code's settings": {"color": "#a06cd5"},
-    "best": {"color": "#d1603d"},
+    "whitened, 5 to 0.125": {"color": "#d1603d"},
+    "whitened, sigma = 4": {"color": "#d1603d"},
 }
 
 
