@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.datasets import SIZES, load_images
+from benchmarks.datasets import NAMES, SIZES, load_images
 from benchmarks.figures import LINES, save_figure
 from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, recalls_of, show_recalls
 from benchmarks.results import report
@@ -110,13 +110,15 @@ def main() -> None:
 
     figure = None
     if options.json:
-        figure = {"file": options.json.with_suffix(".png").name, "alt": _alt(options.images, options.rates)}
+        figure = {"file": options.json.with_suffix(".png").name, "alt": _alt(NAMES[options.images], options.rates)}
         size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
         save_figure(options.json.with_suffix(".png"), size, partial(_draw, recalls, options.scales, options.rates))
-    problems = f"{options.count} {options.images}" + (f" x {options.draws} draws of warps" if options.draws > 1 else "")
+    problems = f"{options.count} {NAMES[options.images]}" + (
+        f" x {options.draws} draws of warps" if options.draws > 1 else ""
+    )
     report(
         options.json,
-        f"Alignment: {options.images}",
+        f"Alignment: {NAMES[options.images]} at {', '.join(f'{rate}x' for rate in options.rates)}",
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
         f"half widths, over {problems}. Log2 of the scales has a standard deviation of sqrt(2) in the paper's "
         "perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in output pixels.",

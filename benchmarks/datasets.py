@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.photos import load_photos
 
 SIZES = {"photos": 128, "gtsrb": 50, "mnist": 28}
+NAMES = {"photos": "photos", "gtsrb": "traffic signs (GTSRB)", "mnist": "digits (MNIST)"}
 
 
 def load_images(name: str, folder: Path, count: int) -> Tensor:

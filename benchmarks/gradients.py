@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.datasets import SIZES, load_images
+from benchmarks.datasets import NAMES, SIZES, load_images
 from benchmarks.figures import LINES, save_figure
 from benchmarks.problems import make_targets
 from benchmarks.results import report
@@ -108,7 +108,7 @@ def main() -> None:
         options.json,
         "Gradient field",
         f"Section 6.3, Fig. 8: the share of descent directions within 45 degrees of the truth, and the mean angle, "
-        f"over {options.count} {options.images}. Each is shrunk and moved over a grid of {POINTS} x {POINTS} "
+        f"over {options.count} {NAMES[options.images]}. Each is shrunk and moved over a grid of {POINTS} x {POINTS} "
         "translations up to the half width either way, as in the authors' notebook. Directions at random have 0.25 and "
         "90°.",
         ["sampler", *(f"{rate}x" for rate in options.rates)],

@@ -272,6 +272,19 @@ def test_released_settings_spread_samples_as_the_authors_do():
     torch.testing.assert_close(value, (centre + fit[:, :, 2].permute(2, 0, 1)).float(), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "name", ["scale space, 4 to 0", "whitened, mask off, 5 to 0.125", "the same on a matched pyramid"]
+)
+def test_annealed_samplers_start_blurred_and_end_at_the_bilinear_value(name):
+    image = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    warps = problems.to_warps(torch.tensor([[0.3, 0.2, -0.3, 0.1, 0.05]]))
+    read = alignment.SAMPLERS[name](image)
+    exact = samplers.bilinear(image)(warps, (8, 8), 0.0, torch.Generator())
+    first, last = (read(warps, (8, 8), progress, torch.Generator().manual_seed(0)) for progress in (0.0, 0.75))
+    torch.testing.assert_close(last, exact)
+    assert first.var() < exact.var()
+
+
 def test_authors_sampler_is_read_from_their_folder_and_leaves_the_global_generator_alone(tmp_path):
     (tmp_path / "warp").mkdir()
     (tmp_path / "warp" / "linearized.py").write_text(
