@@ -113,15 +113,13 @@ def main() -> None:
         figure = {"file": options.json.with_suffix(".png").name, "alt": _alt(NAMES[options.images], options.rates)}
         size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
         save_figure(options.json.with_suffix(".png"), size, partial(_draw, recalls, options.scales, options.rates))
-    problems = f"{options.count} {NAMES[options.images]}" + (
-        f" x {options.draws} draws of warps" if options.draws > 1 else ""
-    )
+    draws = f" x {options.draws} draws of warps" if options.draws > 1 else ""
     report(
         options.json,
         f"Alignment: {NAMES[options.images]} at {', '.join(f'{rate}x' for rate in options.rates)}",
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
-        f"half widths, over {problems}. Log2 of the scales has a standard deviation of sqrt(2) in the paper's "
-        "perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in output pixels.",
+        f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard deviation "
+        "of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in output pixels.",
         columns,
         rows,
         {
