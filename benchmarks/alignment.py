@@ -118,8 +118,9 @@ def main() -> None:
         options.json,
         f"Alignment: {NAMES[options.images]} at {', '.join(f'{rate}x' for rate in options.rates)}",
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
-        f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard deviation "
-        "of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in output pixels.",
+        f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard "
+        "deviation of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in "
+        "output pixels.",
         columns,
         rows,
         {
