@@ -41,8 +41,6 @@ def draw_noise(
     if not isinstance(sampling, LinearizedSampling):
         raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
     height, width = check_size("size", size)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
@@ -59,6 +57,8 @@ def draw_independent(
     dtype: torch.dtype,
 ) -> Tensor:
     """Independent draws ``(K - 1, h, w, 2)``, in ``dtype`` or, for half precision, in float32."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     return torch.randn(
         (num_samples - 1, *size, 2),
         generator=generator,

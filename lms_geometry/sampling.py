@@ -51,7 +51,8 @@ def grid_sample_linearized(
 
     Args:
         input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
-        grid: where to sample, shape :math:`(B, h, w, 2)`. Either batch may be 1 and is then shared.
+        grid: where to sample, shape :math:`(B, h, w, 2)`, in the dtype of ``input`` or, beside half precision, in
+            float32. Either batch may be 1 and is then shared.
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: see above.
@@ -167,7 +168,8 @@ def _check(
     check_tensor("input", input, ("B", "C", "H", "W"))
     check_tensor("grid", grid, ("B", "h", "w", 2))
     check_same_device("grid", grid, "input", input)
-    check_same_dtype("grid", grid, "input", input)
+    if grid.dtype != torch.float32 or input.dtype not in (torch.float16, torch.bfloat16):
+        check_same_dtype("grid", grid, "input", input)
     check_same_batch("grid", grid, "input", input)
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)

@@ -334,7 +334,7 @@ def _sample(
     """Sample in the wider dtype of image and grid: half precision cannot tell the pixels of a large image apart."""
     working = torch.promote_types(src.dtype, grid.dtype)
     return grid_sample_linearized(
-        src.to(working),
+        src if working == torch.float32 else src.to(working),
         grid.to(working),
         mode,
         padding_mode,

@@ -349,6 +349,11 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert half.dtype == dtype
     torch.testing.assert_close(half, grid_sample_linearized(image.float(), grid.float(), noise=noise).to(dtype))
     assert torch.autograd.grad(half.float().sum(), grid)[0].dtype == dtype
+    beside = grid_sample_linearized(image, grid.float(), noise=noise)
+    assert beside.dtype == dtype
+    assert torch.equal(beside, half)
+    with pytest.raises(TypeError, match=r"grid must have input's dtype torch.float32"):
+        grid_sample_linearized(image.float(), grid, noise=noise)
 
 
 def test_memory_formats_do_not_change_the_result():
