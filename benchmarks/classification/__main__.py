@@ -1,0 +1,156 @@
+"""Classification behind spatial transformers, section 6.2, Table 1 and Fig. 6.
+
+    python -m benchmarks.classification --data DIR [--set gtsrb|mnist] [--scale small|paper] [--steps N]
+        [--seeds 0 1 2] [--transformers none STN ICSTN] [--rates 8 4 2 1] [--samplers NAME ...]
+        [--runs DIR] [--json FILE]
+
+Each network is trained on its own and kept in ``--runs``. A command that is stopped goes on where it stopped, and one
+with more ``--steps`` goes on from where the last one ended. ``torchrun --nproc-per-node N -m
+benchmarks.classification ...`` trains on several processes, which share each batch of 64.
+"""
+
+import argparse
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from benchmarks.classification.amend import amend
+from benchmarks.classification.data import Data, load
+from benchmarks.classification.figures import average_views, draw_curves, draw_views, most_frequent
+from benchmarks.classification.networks import LOOKS, SCALES, Scale
+from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS
+from benchmarks.classification.train import Job, Run, evaluate, prepare, train
+from benchmarks.results import report
+
+RATES = (8, 4, 2, 1)
+NAMES = {"gtsrb": "GTSRB", "mnist": "MNIST"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the set")
+    parser.add_argument("--set", choices=tuple(NAMES), default="gtsrb")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="small")
+    parser.add_argument("--steps", type=int, help="instead of the scale's")
+    parser.add_argument("--every", type=int, default=2000, help="steps between evaluations, which choose the weights")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--transformers", choices=tuple(LOOKS), nargs="+", default=list(LOOKS))
+    parser.add_argument("--rates", type=int, choices=RATES, nargs="+", default=list(RATES))
+    parser.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
+    parser.add_argument("--runs", type=Path, default=Path("build/classification"), help="where networks are kept")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
+    options = parser.parse_args()
+    rank, device = _join_processes()
+
+    data = load(options.set, options.data)
+    scale = SCALES[options.scale]
+    scale = replace(scale, steps=options.steps or scale.steps)
+    jobs = [
+        Job(transformer, sampler, rate, seed)
+        for seed in options.seeds
+        for transformer in options.transformers
+        for rate in options.rates
+        for sampler in options.samplers
+        if transformer != "none" or SAMPLERS[sampler].sampling is None  # without a gradient for where, values are all
+    ]
+    runs = {}
+    for job in tqdm(jobs, desc="classification", disable=rank > 0):
+        path = job.path(options.runs, options.set, options.scale)
+        runs[job] = train(job, SAMPLERS[job.sampler], scale, options.every, data, path, device)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if rank == 0:
+        _report(options.json, NAMES[options.set], options.scale, scale, data, runs, device)
+
+
+def _report(
+    path: Path | None, data_name: str, size: str, scale: Scale, data: Data, runs: dict[Job, Run], device: torch.device
+) -> None:
+    rates = list(dict.fromkeys(job.rate for job in runs))
+    transformers = list(dict.fromkeys(job.transformer for job in runs))
+    seeds = len({job.seed for job in runs})
+    rows: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for job, run in runs.items():
+        errors = {job.sampler: run.error, **_errors_read_otherwise(job, run, scale, data, device)}
+        for name, error in errors.items():
+            rows.setdefault((job.transformer, name), {}).setdefault(job.rate, []).append(100 * error)
+    report(
+        path,
+        f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}",
+        f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds} seeds, of networks of the "
+        f"size `{size}` within {scale.steps} steps, at the weights with the lowest validation error. Rows that end in "
+        "*tested* are the networks of the row above, their views read in another way at test time.",
+        ["transformer", "sampler", *(f"{rate}x" for rate in rates)],
+        [[*kind, *(_spread(by_rate.get(rate, [])) for rate in rates)] for kind, by_rate in rows.items()],
+        {str(job): run.curve for job, run in runs.items()},
+    )
+    if path is None:
+        return
+    curves, views = path.with_name(f"{path.stem}_curves.png"), path.with_name(f"{path.stem}_views.png")
+    draw_curves(curves, runs)
+    shown = {job: run for job, run in runs.items() if job.seed == min(j.seed for j in runs) and job.rate == rates[0]}
+    classes = most_frequent(data.test.labels)
+    draw_views(
+        views,
+        {
+            f"{job.transformer}, {job.sampler}": average_views(
+                run.network,
+                prepare(data.test, run.network.sampler, scale, run.network.view, device),
+                data.test,
+                classes,
+            )
+            for job, run in shown.items()
+        },
+    )
+    amend(
+        path,
+        "classification",
+        figure={"file": curves.name, "alt": "Test error against steps of training, a line for each sampler."},
+        notes=f"![Average views of {len(classes)} classes, a row for each sampler.](../benchmarks/results/{views.name})"
+        f"\n\nAverage views at {rates[0]}x of the {len(classes)} classes with most test images, drawn at full size, as "
+        "in Fig. 6.",
+    )
+
+
+def _errors_read_otherwise(job: Job, run: Run, scale: Scale, data: Data, device: torch.device) -> dict[str, float]:
+    """Test errors of a network that was trained with random values, when they are less random or not at all."""
+    sampler = SAMPLERS[job.sampler]
+    if sampler.sampling is None or not sampler.sampling.intercept:
+        return {}
+    test = prepare(data.test, sampler, scale, run.network.view, device)
+    many = replace(sampler, sampling=replace(sampler.sampling, num_samples=64))
+    errors = {}
+    for name, other in (("64 samples", many), (BILINEAR, SAMPLERS[BILINEAR])):
+        run.network.sampler = other
+        errors[f"{job.sampler}, {name} when tested"], _ = evaluate(run.network, test, job.seed)
+    run.network.sampler = sampler
+    return errors
+
+
+def _spread(errors: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if len(errors) < 2:
+        return " ".join(f"{error:.1f}" for error in errors)
+    return f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}"
+
+
+def _join_processes() -> tuple[int, torch.device]:
+    """Rank and device of this process, which meets the others if ``torchrun`` started several."""
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return dist.get_rank(), device
+    return 0, device
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The pictures: error against steps, and average views of a class (Fig. 6)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from benchmarks.classification.data import SIZE, Images
+from benchmarks.classification.networks import Network
+from benchmarks.classification.train import Job, Run, Split
+
+_STYLE = Path(__file__).parents[2] / "docs" / "figure.mplstyle"
+_CLASSES = 10
+
+
+def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
+    """Test error against steps: a panel a transformer and rate, a line a sampler, a band from best to worst seed."""
+    panels = list(dict.fromkeys((job.transformer, job.rate) for job in runs))
+    samplers = list(dict.fromkeys(job.sampler for job in runs))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.style.context(_STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(6.2, 0.6 + 2.3 * rows), squeeze=False, sharey=True)
+        for axis, (transformer, rate) in zip(axes.flat, panels, strict=False):
+            for number, sampler in enumerate(samplers):
+                curves = [run.curve for job, run in runs.items() if job[:3] == (transformer, sampler, rate)]
+                if not curves:
+                    continue
+                steps = [point[0] for point in min(curves, key=len)]
+                errors = torch.tensor([[100 * point[2] for point in curve[: len(steps)]] for curve in curves])
+                colour = f"C{number % 4}" if number < 4 else str(0.3 + 0.1 * (number % 4))
+                axis.plot(steps, errors.mean(0), color=colour, label=sampler)
+                axis.fill_between(steps, errors.amin(0), errors.amax(0), color=colour, alpha=0.2, linewidth=0)
+            axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %", ylim=(0, None))
+        lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+@torch.no_grad()
+def average_views(network: Network, split: Split, images: Images, classes: Sequence[int]) -> Tensor:
+    """The mean of what a network looks at, for each class, at full size: ``(classes, C, SIZE, SIZE)``."""
+    means = []
+    for wanted in classes:
+        canvas, seen, _ = split.batch((split.labels == wanted).nonzero()[:, 0])
+        _, warp = network(canvas, seen, torch.Generator().manual_seed(0))
+        grid = F.affine_grid(warp[:, :2], [len(warp), 1, SIZE, SIZE], align_corners=False)
+        full = images.pixels[images.labels == wanted].to(grid) / 255
+        means.append(F.grid_sample(full, grid, align_corners=False).mean(0).cpu())
+    return torch.stack(means)
+
+
+def most_frequent(labels: Tensor) -> list[int]:
+    """The classes with most images, in their own order."""
+    return sorted(labels.bincount().topk(min(_CLASSES, int(labels.max()) + 1)).indices.tolist())
+
+
+def draw_views(path: Path, views: Mapping[str, Tensor]) -> None:
+    """A row of average views a name."""
+    with plt.style.context(_STYLE):
+        figure, axes = plt.subplots(len(views), 1, figsize=(6.2, 0.85 * len(views)), squeeze=False)
+        for axis, (name, means) in zip(axes.flat, views.items(), strict=True):
+            axis.imshow(torch.cat(tuple(means), -1).permute(1, 2, 0).expand(-1, -1, 3).clamp(0, 1).numpy())
+            axis.set_title(name, loc="left", fontsize=7)
+            axis.axis("off")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)

@@ -1,0 +1,98 @@
+"""What stands between the image and the classifier: the samplers compared, and how each reads a view."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to sample.
+
+    Args:
+        sampling: settings of linearized sampling; bilinear if ``None``.
+        blurs: standard deviations in source pixels. Gaussians that the image is blurred by, each apart, and averaged.
+        blur: the same in output pixels of an image that is only shrunk.
+        follows_warp: whether the samples spread with the warp. In the released code they do not.
+        noise_for_each_image: whether each image of a batch has samples of its own.
+    """
+
+    sampling: LinearizedSampling | None = None
+    blurs: tuple[float, ...] = ()
+    blur: float = 0.0
+    follows_warp: bool = True
+    noise_for_each_image: bool = False
+
+    def prepare(self, pixels: Tensor, view: int) -> Tensor:
+        """The images that are sampled, uint8: blurred once, on a canvas of zeros that holds what the blur spreads."""
+        side = pixels.shape[-1]
+        sigmas = (*self.blurs, *((self.blur * side / view,) if self.blur else ()))
+        if not sigmas:
+            return pixels
+        blurs = [_gaussian(side, sigma, int(3 * max(sigmas)) + 1) for sigma in sigmas]
+        canvas = [sum(blur @ some.float() @ blur.T for blur in blurs) / len(blurs) for some in pixels.split(500)]
+        return torch.cat([some.round().byte() for some in canvas])
+
+    def read(self, canvas: Tensor, theta: Tensor, side: int, view: int, generator: torch.Generator) -> Tensor:
+        """The views ``(B, C, view, view)``.
+
+        Args:
+            canvas: what ``prepare`` made, from 0 to 1.
+            theta: view to image, normalised, ``(B, 2, 3)``.
+            side: of the images before ``prepare``.
+            view: the side of the views.
+            generator: of the samples.
+        """
+        grid = F.affine_grid(theta, [len(theta), 1, view, view], align_corners=False)
+        if self.sampling is None:
+            return F.grid_sample(canvas, grid * (side / canvas.shape[-1]), align_corners=False)
+        linear = theta[:, :, :2] if self.follows_warp else torch.eye(2, device=theta.device)[None]
+        noise = None
+        if self.noise_for_each_image:
+            noise = draw_noise(self.sampling, (len(theta) * view, view), generator=generator, device=theta.device)
+            noise = noise.unflatten(1, (len(theta), view)).transpose(0, 1)
+        return grid_sample_linearized(
+            canvas,
+            grid,
+            align_corners=False,
+            sampling=self.sampling,
+            jacobian=linear[:, None, None] * (side / view),
+            noise=noise,
+            generator=generator,
+        )
+
+
+BILINEAR = "bilinear"
+_WHITENED = LinearizedSampling(sigma=0.5, pattern="whitened", mask_out_of_bounds=False)
+_NO_INTERCEPT = replace(_WHITENED, intercept=False)
+COMPARED = {
+    BILINEAR: Sampler(),
+    "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
+    "bilinear, blurred by 0.5 output pixel": Sampler(blur=0.5),
+    "paper": Sampler(LinearizedSampling.paper()),
+    "released code": Sampler(LinearizedSampling(sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
+    "whitened, sigma 0.5, mask off": Sampler(_WHITENED),
+}
+# What of the last one serves training, and what does not: the spread, the mask, the noise, the blur of the value.
+VARIED = {
+    "whitened, sigma 1, mask off": Sampler(replace(_WHITENED, sigma=1.0)),
+    "whitened, sigma 0.25, mask off": Sampler(replace(_WHITENED, sigma=0.25)),
+    "whitened, sigma 0.5, mask on": Sampler(replace(_WHITENED, mask_out_of_bounds=True)),
+    "whitened, sigma 0.5, mask off, K = 32": Sampler(replace(_WHITENED, num_samples=32)),
+    "whitened, sigma 0.5, mask off, noise for each image": Sampler(_WHITENED, noise_for_each_image=True),
+    "whitened, sigma 0.5, mask off, no intercept": Sampler(_NO_INTERCEPT),
+    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_NO_INTERCEPT, sigma=0.25)),
+}
+SAMPLERS = COMPARED | VARIED
+
+
+def _gaussian(side: int, sigma: float, margin: int) -> Tensor:
+    """The matrix that blurs a line of ``side`` pixels into one with a margin at both ends, zeros beyond the line."""
+    distance = torch.arange(-margin, side + margin)[:, None] - torch.arange(side)
+    reach = torch.arange(-3 * margin, 3 * margin + 1)
+    kernel = (-0.5 * (reach / sigma).square()).exp().sum()
+    return (-0.5 * (distance / sigma).square()).exp() / kernel

@@ -1,0 +1,98 @@
+"""Does the loss of an image fall after a step against its gradient? For slopes of several widths, at the same value.
+
+    python -m benchmarks.classification.steps --data DIR [--set gtsrb|mnist] [--steps N] [--rate 8] [--seeds 0 1 2]
+        [--runs DIR] [--json FILE]
+
+Without its intercept linearized sampling has the value of bilinear sampling, so that only the gradients differ. The
+STNs are those of ``python -m benchmarks.classification``. The four parameters of each test image's warp (radians,
+octaves and half widths alike) move by a step of a given length against the gradient.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.classification.amend import amend
+from benchmarks.classification.data import SIZE, Images, load
+from benchmarks.classification.networks import SCALES, Network, similarity
+from benchmarks.classification.samplers import SAMPLERS, Sampler
+from benchmarks.classification.train import Job, Split, prepare, train
+from benchmarks.results import report
+from lms_geometry import LinearizedSampling
+
+IMAGES = 600
+LENGTHS = (0.01, 0.03, 0.1, 0.2)
+TRAINED_WITH = ("bilinear", "whitened, sigma 0.5, mask off")
+
+_WIDE = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False, intercept=False)
+SLOPES = {
+    "bilinear": Sampler(),
+    **{f"linearized, sigma {sigma:g}": Sampler(replace(_WIDE, sigma=sigma)) for sigma in (0.25, 0.5, 1.0)},
+    "linearized, sigma 0.5, K = 64": Sampler(replace(_WIDE, sigma=0.5, num_samples=64)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the set")
+    parser.add_argument("--set", choices=("gtsrb", "mnist"), default="gtsrb")
+    parser.add_argument("--steps", type=int, default=SCALES["small"].steps, help="of training")
+    parser.add_argument("--every", type=int, default=2000, help="steps between evaluations")
+    parser.add_argument("--rate", type=int, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("build/classification"), help="where networks are kept")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+
+    data, device = load(options.set, options.data), torch.device("cpu")
+    scale = replace(SCALES["small"], steps=options.steps)
+    chosen = torch.randperm(len(data.test.labels), generator=torch.Generator().manual_seed(0))[:IMAGES]
+    images = Images(data.test.pixels[chosen], data.test.labels[chosen])
+    shares: dict[tuple[str, str], list[list[float]]] = {}
+    for seed in options.seeds:
+        for trained_with in TRAINED_WITH:
+            job, sampler = Job("STN", trained_with, options.rate, seed), SAMPLERS[trained_with]
+            path = job.path(options.runs, options.set, "small")
+            network = train(job, sampler, scale, options.every, data, path, device).network
+            split = prepare(images, Sampler(), scale, network.view, device)
+            for slope, other in SLOPES.items():
+                shares.setdefault((trained_with, slope), []).append(share_of_falls(network, split, other, LENGTHS))
+    table = {kind: torch.tensor(by_seed).mean(0).tolist() for kind, by_seed in shares.items()}
+    report(
+        options.json,
+        "Classification, what a step against the gradient gains",
+        f"The share of {IMAGES} test images whose loss falls when the warp that an STN gave them, at {options.rate}x, "
+        f"takes a step of a given length against its gradient; mean over {len(options.seeds)} seeds. The value is that "
+        "of bilinear sampling in every row.",
+        ["STN trained with", "gradient", *(f"step {length:g}" for length in LENGTHS)],
+        [[*kind, *(f"{share:.2f}" for share in row)] for kind, row in table.items()],
+        {" / ".join(kind): by_seed for kind, by_seed in shares.items()},
+    )
+    if options.json:
+        amend(options.json, "classification.steps")
+
+
+def share_of_falls(network: Network, split: Split, sampler: Sampler, lengths: Sequence[float]) -> list[float]:
+    """For each length, the share of images whose loss falls after a step of the warp against its gradient."""
+    canvas, seen, labels = split.batch(torch.arange(len(split.labels)))
+    generator = torch.Generator().manual_seed(0)
+
+    def losses(parameters: Tensor) -> Tensor:
+        theta = similarity(parameters)[:, :2]
+        scores = network.classify(sampler.read(canvas, theta, SIZE, network.view, generator))
+        return F.cross_entropy(scores, labels, reduction="none")
+
+    start = network.localise(seen).detach().requires_grad_()
+    before = losses(start)
+    (gradient,) = torch.autograd.grad(before.sum(), start)
+    with torch.no_grad():
+        return [(losses(start - length * F.normalize(gradient)) < before).float().mean().item() for length in lengths]
+
+
+if __name__ == "__main__":
+    main()
