@@ -1,0 +1,347 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
+from PIL import Image
+from torch import nn
+
+from benchmarks.classification import __main__ as classification
+from benchmarks.classification import steps
+from benchmarks.classification.data import SIZE, Data, Images, hold_out, load
+from benchmarks.classification.networks import SCALES, Network, similarity
+from benchmarks.classification.samplers import SAMPLERS, Sampler
+from benchmarks.classification.train import Job, prepare, train
+
+WHITENED = "whitened, sigma 0.5, mask off"
+CPU = torch.device("cpu")
+
+
+def dots(count, seed):
+    """Images of a bright square near the left or the right edge, by class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (count,), generator=generator)
+    pixels = torch.randint(60, (count, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        top, left = 15, 5 + 30 * label
+        image[:, top : top + 9, left : left + 9] += 180
+    return Images(pixels, labels)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Data(dots(96, 0), dots(32, 1), dots(40, 2))
+
+
+def small(steps):
+    return replace(SCALES["small"], steps=steps)
+
+
+def bilinear(image, grid):
+    return F.grid_sample(image, grid, align_corners=False)
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.network.state_dict().items()}
+
+
+def test_tracks_are_held_out_whole():
+    tracks = torch.arange(57).repeat_interleave(7)[torch.randperm(399, generator=torch.Generator().manual_seed(0))]
+    held_out = hold_out(tracks.tolist())
+    assert not set(tracks[held_out].tolist()) & set(tracks[~held_out].tolist())
+    assert held_out.sum() == 7 * 6
+
+
+def write_release(folder):
+    """Two tracks in each of two classes, and a test set whose answers are in no order of the files."""
+    colours = np.random.default_rng(0).integers(0, 255, (2, 2, 3))
+    for label in range(2):
+        place = folder / f"GTSRB/Final_Training/Images/{label:05}"
+        place.mkdir(parents=True)
+        for track in range(2):
+            for frame in range(3):
+                flat = np.broadcast_to(colours[label, track], (31, 27, 3)).astype(np.uint8)
+                Image.fromarray(flat).save(place / f"{track:05}_{frame:05}.ppm")
+    place = folder / "GTSRB/Final_Test/Images"
+    place.mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(np.full((20, 33, 3), 50 * number, np.uint8)).save(place / f"{number:05}.ppm")
+    with (folder / "GT-final_test.csv").open("w", newline="") as file:
+        table = csv.writer(file, delimiter=";")
+        table.writerow(["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"])
+        table.writerows([f"{number:05}.ppm", 33, 20, 0, 0, 0, 0, label] for number, label in ((2, 1), (0, 0), (1, 1)))
+    return colours
+
+
+def test_the_release_of_gtsrb_is_read_with_its_labels_and_tracks(tmp_path):
+    colours = write_release(tmp_path)
+    data = load("gtsrb", tmp_path)
+    assert len(data.train.labels) == 9
+    assert len(data.validation.labels) == 3  # one track of four
+    for split in (data.train, data.validation):
+        for image, label in zip(split.pixels, split.labels, strict=True):
+            assert image[:, 20, 20].tolist() in colours[label].tolist()
+    assert data.validation.pixels.flatten(1).unique(dim=0).shape[0] == 1
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.test.pixels[:, 0, 9, 9].tolist() == [100, 0, 50]
+
+
+def test_archives_of_gtsrb_give_the_same_as_its_release(tmp_path):
+    write_release(tmp_path)
+    train = sorted((tmp_path / "GTSRB/Final_Training").rglob("*.ppm"))
+    test = [tmp_path / f"GTSRB/Final_Test/Images/{number:05}.ppm" for number in (2, 0, 1)]
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for name, files, labels in (("train", train, [0] * 6 + [1] * 6), ("test", test, [1, 0, 1])):
+        blobs = [file.read_bytes() for file in files]
+        np.savez(
+            packed / f"gtsrb_{name}.npz",
+            blob=np.frombuffer(b"".join(blobs), np.uint8),
+            offsets=np.cumsum([0, *map(len, blobs)]),
+            labels=np.array(labels),
+            **({"track": np.repeat(np.arange(4), 3)} if name == "train" else {}),
+        )
+    for split, other in zip(load("gtsrb", packed), load("gtsrb", tmp_path), strict=True):
+        assert torch.equal(split.pixels, other.pixels)
+        assert torch.equal(split.labels, other.labels)
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"holds neither GTSRB's training images"):
+        load("gtsrb", tmp_path)
+    with pytest.raises(SystemExit, match=r"mnist\.npz is missing"):
+        load("mnist", tmp_path)
+
+
+def test_digits_lie_differently_on_their_canvas_and_stay_within_it(tmp_path):
+    digit = np.zeros((28, 28), np.uint8)
+    digit[4:24, 10:18] = 255
+    splits = {f"x_{split}": np.stack([digit] * 40) for split in ("train", "test")}
+    np.savez(tmp_path / "mnist.npz", **splits, y_train=np.arange(40) % 10, y_test=np.arange(40) % 10)
+    data = load("mnist", tmp_path)
+    assert data.train.pixels.shape == (36, 1, SIZE, SIZE)
+    assert data.train.pixels.flatten(1).unique(dim=0).shape[0] == 36
+    edge = data.train.pixels.float()
+    edge[..., 2:-2, 2:-2] = 0
+    assert edge.sum() < 0.02 * data.train.pixels.float().sum()
+
+
+def test_a_blurred_image_is_sampled_as_if_it_went_on_in_black():
+    pixels = torch.randint(255, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theta = torch.tensor([[[0.6, -0.3, 0.5], [0.3, 0.6, -0.2]]]).repeat(2, 1, 1)  # looks beyond the edge
+    grid = F.affine_grid(theta, [2, 1, 13, 13], align_corners=False)
+
+    def expected(sigma):
+        margin = 4 * int(sigma) + 4
+        canvas = F.pad(pixels / 255, (margin,) * 4)
+        canvas = gaussian_blur2d(canvas, (2 * margin + 1,) * 2, (sigma, sigma), border_type="constant")
+        return bilinear(canvas, grid * SIZE / canvas.shape[-1])
+
+    for sampler, wanted in (
+        (Sampler(blur=0.5), expected(0.5 * SIZE / 13)),
+        (Sampler(blurs=(1.0, 4.0)), (expected(1.0) + expected(4.0)) / 2),
+    ):
+        views = sampler.read(sampler.prepare(pixels, 13).float() / 255, theta, SIZE, 13, torch.Generator())
+        torch.testing.assert_close(views, wanted, atol=4e-3, rtol=0)  # pixels are kept in 8 bits
+
+
+def test_samples_follow_the_warp_but_not_in_the_released_code():
+    """On a disc of brightness r^2 the intercept measures how far the samples spread."""
+    x = torch.linspace(-1, 1, SIZE)
+    bowl = (0.2 * (x[:, None] ** 2 + x**2)).expand(1, 1, -1, -1)
+    intercepts = {}
+    for name in (WHITENED, "released code"):
+        sampler = replace(SAMPLERS[name], sampling=replace(SAMPLERS[name].sampling, num_samples=200, jitter=0.0))
+        for zoom in (0.3, 0.6):
+            theta = torch.tensor([[[zoom, 0.0, 0.0], [0.0, zoom, 0.0]]])
+            views = sampler.read(bowl, theta, SIZE, 5, torch.Generator().manual_seed(0))
+            centre = bilinear(bowl, F.affine_grid(theta, [1, 1, 5, 5], align_corners=False))
+            intercepts[name, zoom] = (views - centre)[0, 0, 2, 2].item()
+    assert intercepts[WHITENED, 0.6] == pytest.approx(4 * intercepts[WHITENED, 0.3], rel=0.15)
+    assert intercepts["released code", 0.6] == pytest.approx(intercepts["released code", 0.3], rel=0.01)
+
+
+def test_noise_of_each_image_is_its_own_only_where_asked():
+    canvas = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    theta = torch.eye(2, 3).repeat(2, 1, 1)
+    for name, alike in ((WHITENED, True), (f"{WHITENED}, noise for each image", False)):
+        views = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
+        assert torch.equal(views[0], views[1]) == alike
+
+
+def test_an_icstn_corrects_the_view_it_has_so_far():
+    """What its localiser sees second is the view that the first correction chose, and corrections follow each other."""
+    corrections = 0.2 * torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    seen = []
+
+    class Localiser(nn.Module):
+        def forward(self, view):
+            seen.append(view)
+            return corrections[None, len(seen) - 1]
+
+    network = Network("ICSTN", SCALES["small"], SAMPLERS["bilinear"], 6, 3, 4)
+    network.localise = Localiser()
+    _, warp = network(images, torch.rand(1, 3, 25, 25), torch.Generator())
+    first, *others = similarity(corrections)
+    grid = F.affine_grid(first[None, :2], [1, 3, 6, 6], align_corners=False)
+    view = F.interpolate(bilinear(images, grid), (25, 25), mode="bilinear")
+    torch.testing.assert_close(seen[1], view)
+    torch.testing.assert_close(warp[0], torch.linalg.multi_dot([first, *others]))
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+@pytest.mark.parametrize("transformer", ["STN", "ICSTN"])
+def test_training_starts_at_the_whole_image(size, transformer):
+    network = Network(transformer, SCALES[size], SAMPLERS["bilinear"], 12, 3, 4)
+    seen = torch.rand(2, 3, SCALES[size].side, SCALES[size].side)
+    scores, warp = network(torch.rand(2, 3, SIZE, SIZE), seen, torch.Generator())
+    assert scores.shape == (2, 4)
+    assert torch.equal(warp, torch.eye(3).expand(2, 3, 3))
+
+
+def test_the_localiser_of_the_paper_has_its_layers():
+    shapes = [
+        tuple(p.shape) for p in Network("STN", SCALES["paper"], Sampler(), 6, 3, 4).localise.parameters() if p.ndim > 1
+    ]
+    assert [shape[0] for shape in shapes] == [4, 8, 16, 32, 1024, 48, 4]
+    assert all(shape[2:] == (7, 7) for shape in shapes[:4])
+    assert shapes[5] == (48, 1024)
+
+
+@pytest.mark.parametrize(("transformer", "sampler"), [("STN", WHITENED), ("ICSTN", "paper")])
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, transformer, sampler):
+    job = Job(transformer, sampler, 8, 5)
+    whole = train(job, SAMPLERS[sampler], small(8), 2, data, tmp_path / "whole.pt", CPU)
+    for last in (4, 8):
+        stopped = train(job, SAMPLERS[sampler], small(last), 2, data, tmp_path / "stopped.pt", CPU)
+    ends = [torch.load(tmp_path / f"{name}.pt")["network"] for name in ("whole", "stopped")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert weights(whole).keys() == weights(stopped).keys()
+    assert all(torch.equal(value, weights(stopped)[name]) for name, value in weights(whole).items())
+    assert whole.curve == stopped.curve
+    assert [point[0] for point in whole.curve] == [2, 4, 6, 8]
+
+
+def test_a_finished_run_is_not_trained_again(data, tmp_path):
+    job, path = Job("STN", "bilinear", 8, 0), tmp_path / "run.pt"
+    train(job, SAMPLERS["bilinear"], small(2), 2, data, path, CPU)
+    written = path.stat().st_mtime_ns
+    train(job, SAMPLERS["bilinear"], small(2), 2, data, path, CPU)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_training_ends_with_patience_and_keeps_the_best_weights(data, tmp_path):
+    """With labels that mean nothing the validation error does not keep falling."""
+    shuffled = data._replace(validation=Images(data.validation.pixels, 1 - data.train.labels[:32]))
+    scale = replace(small(400), patience=6)
+    run = train(Job("none", "bilinear", 8, 0), SAMPLERS["bilinear"], scale, 2, shuffled, tmp_path / "run.pt", CPU)
+    errors = [point[1] for point in run.curve]
+    best = errors.index(min(errors))
+    assert run.curve[-1][0] == run.curve[best][0] + 6 < 400
+    assert run.error == run.curve[best][2]
+
+
+def test_an_stn_learns_where_to_look(data, tmp_path):
+    run = train(Job("STN", WHITENED, 8, 0), SAMPLERS[WHITENED], small(120), 120, data, tmp_path / "run.pt", CPU)
+    assert run.error < 0.1
+
+
+def test_a_seed_decides_the_first_weights_and_the_batches(data, tmp_path):
+    def trained(seed, steps, path):
+        run = train(Job("STN", "bilinear", 8, seed), SAMPLERS["bilinear"], small(steps), 2, data, path, CPU)
+        return weights(run)["classify.1.weight"]
+
+    first = trained(3, 2, tmp_path / "first.pt")
+    assert torch.equal(first, trained(3, 2, tmp_path / "again.pt"))
+    assert not torch.equal(first, trained(4, 2, tmp_path / "other.pt"))
+    for name in ("one", "two"):
+        shutil.copy(tmp_path / "first.pt", tmp_path / f"{name}.pt")
+    assert not torch.equal(trained(3, 4, tmp_path / "one.pt"), trained(4, 4, tmp_path / "two.pt"))
+
+
+def test_the_loss_falls_after_a_short_step_against_its_own_gradient(data, tmp_path):
+    run = train(Job("STN", "bilinear", 4, 0), SAMPLERS["bilinear"], small(40), 40, data, tmp_path / "run.pt", CPU)
+    split = prepare(data.test, SAMPLERS["bilinear"], SCALES["small"], 12, CPU)
+    short, long = steps.share_of_falls(run.network, split, SAMPLERS["bilinear"], (1e-3, 3.0))
+    assert short > 0.8
+    assert long < 0.7
+
+
+def test_the_table_of_steps_has_a_row_for_each_slope(tmp_path, monkeypatch, capsys):
+    save_digits(tmp_path, torch.Generator().manual_seed(0))
+    out = tmp_path / "out.json"
+    arguments = ["steps", "--data", str(tmp_path), "--set", "mnist", "--steps", "1", "--every", "1", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--runs", str(tmp_path / "runs"), "--json", str(out)])
+    monkeypatch.setattr(steps, "IMAGES", 7)
+    steps.main()
+    result = json.loads(out.read_text())
+    assert [row[:2] for row in result["table"]["rows"]] == [
+        [trained_with, slope] for trained_with in steps.TRAINED_WITH for slope in steps.SLOPES
+    ]
+    assert result["command"].startswith("python -m benchmarks.classification.steps --data DIR --set mnist")
+
+
+def save_digits(folder, generator):
+    """Twenty digits of four classes: blocks in the corners."""
+    y = torch.arange(20) % 4
+    x = torch.zeros(20, 28, 28, dtype=torch.uint8)
+    for image, label in zip(x, y.tolist(), strict=True):
+        top, left = 4 + 12 * (label // 2), 4 + 12 * (label % 2)
+        image[top : top + 8, left : left + 8] = 200
+    np.savez(folder / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+
+def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monkeypatch, capsys):
+    save_digits(tmp_path, torch.Generator().manual_seed(0))
+    out = tmp_path / "out.json"
+    arguments = ["classification", "--data", str(tmp_path), "--set", "mnist", "--steps", "2", "--every", "1"]
+    arguments += ["--seeds", "0", "1", "--rates", "8", "--transformers", "none", "ICSTN", "--samplers", "bilinear"]
+    arguments += [WHITENED, "--runs", str(tmp_path / "runs"), "--json", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    classification.main()
+    result = json.loads(out.read_text())
+    rows = result["table"]["rows"]
+    assert [row[:2] for row in rows] == [
+        ["none", "bilinear"],
+        ["ICSTN", "bilinear"],
+        ["ICSTN", WHITENED],
+        ["ICSTN", f"{WHITENED}, 64 samples when tested"],
+        ["ICSTN", f"{WHITENED}, bilinear when tested"],
+    ]
+    assert all("±" in row[2] for row in rows)
+    assert {len(curve) for curve in result["raw"].values()} == {2}
+    assert "--data DIR" in result["command"]
+    assert f'"{WHITENED}" --runs DIR' in result["command"]
+    assert (tmp_path / result["figure"]["file"]).exists()
+    assert (tmp_path / "out_views.png").exists()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
+    assert len(written) == 6
+    classification.main()
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
+
+
+def test_two_processes_train_the_network_that_one_trains(tmp_path):
+    save_digits(tmp_path, torch.Generator().manual_seed(0))
+    arguments = ["-m", "benchmarks.classification", "--data", str(tmp_path), "--set", "mnist", "--steps", "3"]
+    arguments += ["--every", "3", "--seeds", "0", "--rates", "8", "--transformers", "STN", "--samplers", WHITENED]
+    one, two = tmp_path / "one", tmp_path / "two"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([sys.executable, *arguments, "--runs", str(one)], check=True, env=environment)
+    subprocess.run([*torchrun, *arguments, "--runs", str(two)], check=True, env=environment)
+    (path,) = one.glob("*.pt")
+    alone, shared = torch.load(path), torch.load(two / path.name)
+    assert shared["step"] == 3
+    for point, wanted in zip(shared["curve"], alone["curve"], strict=True):
+        assert point == pytest.approx(wanted, rel=1e-3)
+    for name, value in alone["network"].items():
+        torch.testing.assert_close(shared["network"][name], value, atol=1e-4, rtol=1e-3)
