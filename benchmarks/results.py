@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -44,13 +45,17 @@ def report(
 
 def _command() -> str:
     """The command line, without places on this machine."""
-    arguments = list(sys.argv[1:])
+    path, *arguments = sys.argv
     for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):
         if option in arguments:
             arguments[arguments.index(option) + 1] = name
-    if "--finished" in arguments:
-        del arguments[(place := arguments.index("--finished")) : place + 2]
-    return " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
+    for option in ("--finished", "--runs"):
+        if option in arguments:
+            del arguments[(place := arguments.index(option)) : place + 2]
+    parts = Path(path).with_suffix("").parts
+    parts = parts[parts.index("benchmarks") + 1 :] if "benchmarks" in parts else parts[-1:]
+    module = ".".join(("benchmarks", *(part for part in parts if part != "__main__")))
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def _machine() -> str:

@@ -279,7 +279,19 @@ def test_the_loss_falls_after_a_short_step_against_its_own_gradient(data, tmp_pa
 def test_the_table_of_steps_has_a_row_for_each_slope(tmp_path, monkeypatch, capsys):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
     out = tmp_path / "out.json"
-    arguments = ["steps", "--data", str(tmp_path), "--set", "mnist", "--steps", "1", "--every", "1", "--seeds", "0"]
+    arguments = [
+        "benchmarks/classification/steps.py",
+        "--data",
+        str(tmp_path),
+        "--set",
+        "mnist",
+        "--steps",
+        "1",
+        "--every",
+        "1",
+        "--seeds",
+        "0",
+    ]
     monkeypatch.setattr("sys.argv", [*arguments, "--runs", str(tmp_path / "runs"), "--json", str(out)])
     monkeypatch.setattr(steps, "IMAGES", 7)
     steps.main()
@@ -303,7 +315,17 @@ def save_digits(folder, generator):
 def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monkeypatch, capsys):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
     out = tmp_path / "out.json"
-    arguments = ["classification", "--data", str(tmp_path), "--set", "mnist", "--steps", "2", "--every", "1"]
+    arguments = [
+        "benchmarks/classification/__main__.py",
+        "--data",
+        str(tmp_path),
+        "--set",
+        "mnist",
+        "--steps",
+        "2",
+        "--every",
+        "1",
+    ]
     arguments += ["--seeds", "0", "1", "--rates", "8", "--transformers", "none", "ICSTN", "--samplers", "bilinear"]
     arguments += [WHITENED, "--runs", str(tmp_path / "runs"), "--json", str(out)]
     monkeypatch.setattr("sys.argv", arguments)
@@ -319,8 +341,8 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
     ]
     assert all("±" in row[2] for row in rows)
     assert {len(curve) for curve in result["raw"].values()} == {2}
-    assert "--data DIR" in result["command"]
-    assert f'"{WHITENED}" --runs DIR' in result["command"]
+    assert result["command"].startswith("python -m benchmarks.classification --data DIR --set mnist")
+    assert f"'{WHITENED}' --json" in result["command"]
     assert (tmp_path / result["figure"]["file"]).exists()
     assert (tmp_path / "out_views.png").exists()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from benchmarks.classification.amend import amend
 from benchmarks.classification.data import Data, load
 from benchmarks.classification.figures import average_views, draw_curves, draw_views, most_frequent
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
@@ -80,6 +79,32 @@ def _report(
         errors = {job.sampler: run.error, **_errors_read_otherwise(job, run, scale, data, device)}
         for name, error in errors.items():
             rows.setdefault((job.transformer, name), {}).setdefault(job.rate, []).append(100 * error)
+    figure = notes = None
+    if path is not None:
+        curves, views = path.with_name(f"{path.stem}_curves.png"), path.with_name(f"{path.stem}_views.png")
+        draw_curves(curves, runs)
+        shown = {
+            job: run for job, run in runs.items() if job.seed == min(j.seed for j in runs) and job.rate == rates[0]
+        }
+        classes = most_frequent(data.test.labels)
+        draw_views(
+            views,
+            {
+                f"{job.transformer}, {job.sampler}": average_views(
+                    run.network,
+                    prepare(data.test, run.network.sampler, scale, run.network.view, device),
+                    data.test,
+                    classes,
+                )
+                for job, run in shown.items()
+            },
+        )
+        figure = {"file": curves.name, "alt": "Test error against steps of training, a line for each sampler."}
+        notes = (
+            f"![Average views of {len(classes)} classes, a row for each sampler.](../benchmarks/results/{views.name})"
+            f"\n\nAverage views at {rates[0]}x of the {len(classes)} classes with most test images, drawn at full "
+            "size, as in Fig. 6."
+        )
     report(
         path,
         f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}",
@@ -89,32 +114,8 @@ def _report(
         ["transformer", "sampler", *(f"{rate}x" for rate in rates)],
         [[*kind, *(_spread(by_rate.get(rate, [])) for rate in rates)] for kind, by_rate in rows.items()],
         {str(job): run.curve for job, run in runs.items()},
-    )
-    if path is None:
-        return
-    curves, views = path.with_name(f"{path.stem}_curves.png"), path.with_name(f"{path.stem}_views.png")
-    draw_curves(curves, runs)
-    shown = {job: run for job, run in runs.items() if job.seed == min(j.seed for j in runs) and job.rate == rates[0]}
-    classes = most_frequent(data.test.labels)
-    draw_views(
-        views,
-        {
-            f"{job.transformer}, {job.sampler}": average_views(
-                run.network,
-                prepare(data.test, run.network.sampler, scale, run.network.view, device),
-                data.test,
-                classes,
-            )
-            for job, run in shown.items()
-        },
-    )
-    amend(
-        path,
-        "classification",
-        figure={"file": curves.name, "alt": "Test error against steps of training, a line for each sampler."},
-        notes=f"![Average views of {len(classes)} classes, a row for each sampler.](../benchmarks/results/{views.name})"
-        f"\n\nAverage views at {rates[0]}x of the {len(classes)} classes with most test images, drawn at full size, as "
-        "in Fig. 6.",
+        figure,
+        notes,
     )
 
 

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.classification.amend import amend
 from benchmarks.classification.data import SIZE, Images, load
 from benchmarks.classification.networks import SCALES, Network, similarity
 from benchmarks.classification.samplers import SAMPLERS, Sampler
@@ -73,8 +72,6 @@ def main() -> None:
         [[*kind, *(f"{share:.2f}" for share in row)] for kind, row in table.items()],
         {" / ".join(kind): by_seed for kind, by_seed in shares.items()},
     )
-    if options.json:
-        amend(options.json, "classification.steps")
 
 
 def share_of_falls(network: Network, split: Split, sampler: Sampler, lengths: Sequence[float]) -> list[float]:
