@@ -13,7 +13,8 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp, warp_perspective
 from torch import Tensor
 
-from lms_geometry.registration import Motion, Registration, register
+from lms_geometry.motions import Motion
+from lms_geometry.registration import Registration, register
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Align images by gradient descent through a linearized warp (section 6.4)."""
+"""Align images through a linearized warp: by Gauss-Newton steps from several starts, or by Adam as in section 6.4."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,25 +11,21 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
+from lms_geometry.agreement import Loss, agreement, residual
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.gauss_newton import Descent, Problem, descend
+from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
 from lms_geometry.warp import homography_warp_linearized
 
 Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
-Motion = Literal["translation", "similarity", "anisotropic", "affine", "homography"]
-
-_PARAMETERS: dict[Motion, tuple[str, ...]] = {
-    "translation": ("x", "y"),
-    "similarity": ("x", "y", "angle", "scale"),
-    "anisotropic": ("x", "y", "angle", "scale_x", "scale_y"),
-    "affine": ("x", "y", "angle", "scale_x", "scale_y", "shear"),
-    "homography": ("x", "y", "angle", "scale_x", "scale_y", "shear", "tilt_x", "tilt_y"),
-}
-# Small steps of these move the corners furthest; taken as fast as the others they lead away before the rest is right.
-_RATES = {"shear": 0.25, "tilt_x": 0.1, "tilt_y": 0.1}
+Optimizer = Literal["gauss-newton", "adam"]
 
 _DEFAULT_SAMPLING = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
-_DEFAULT_ANNEAL = (8.0, 0.125)
+_DEFAULT_ANNEAL: dict[Optimizer, tuple[float, float]] = {"gauss-newton": (4.0, 0.0625), "adam": (8.0, 0.125)}
+_DEFAULT_STEPS: dict[Optimizer, int] = {"gauss-newton": 60, "adam": 200}
+_DEFAULT_STARTS = 5
+_MOST_STARTS = 8
 _ANNEALED_SHARE = 0.75
 
 
@@ -40,13 +36,19 @@ class Registration:
     Args:
         matrix: source to target in pixels with centres at integers, shape :math:`(B, 3, 3)`, such that
             ``warp_perspective(source, matrix, target.shape[-2:])`` looks like the target.
-        loss: mean squared difference before each step, shape :math:`(steps, B)`.
+        score: how well the images agree at the end, from 0 to 1, shape :math:`(B)`: the correlation of the moved source
+            with the target where both are seen, with less weight on pixels that differ much.
+        converged: whether the steps became too small to matter before they ran out, shape :math:`(B)`. A wrong answer
+            may have converged too. Adam has no such test: all ``False``.
+        loss: the loss before each step, shape :math:`(steps, B)`.
         displacement: how far the target's corners moved over the source in each step, mean of the four, in source
             pixels, shape :math:`(steps, B)`.
         path: the matrix before each step and after the last, shape :math:`(steps + 1, B, 3, 3)`.
     """
 
     matrix: Tensor
+    score: Tensor
+    converged: Tensor
     loss: Tensor
     displacement: Tensor
     path: Tensor
@@ -60,23 +62,33 @@ def register(
     init: Tensor | None = None,
     sampling: LinearizedSampling | Warp | Literal["bilinear"] | None = None,
     anneal: tuple[float, float] | None = None,
-    steps: int = 200,
+    steps: int | None = None,
     learning_rate: float = 0.02,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    optimizer: Optimizer | None = None,
+    starts: int | None = None,
+    loss: Loss = "squared",
+    photometric: bool = False,
+    overlap: bool = False,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
 ) -> Registration:
     r"""Find the motion that warps ``source`` onto ``target``, for a whole batch at once.
 
-    Minimises the mean squared difference by Adam through :func:`homography_warp_linearized`, as in section 6.4 of the
-    paper. Unlike the paper it starts with samples spread over many output pixels and draws them in: ``sigma`` falls
-    geometrically over the first three quarters of the steps; then the row of ones is dropped, so that the value is the
-    exact bilinear one and the loss is 0 at the truth.
+    Minimises the difference between the warped source and the target. The samples of linearized sampling start spread
+    over many output pixels and are drawn in; then the row of ones is dropped, so that the value is the exact bilinear
+    one and the loss is 0 at the truth.
+
+    ``"gauss-newton"`` uses that the fitted slopes are the Jacobian of every pixel. It starts from several turns of the
+    image and on a small target, drops the worst starts on the way, and finishes by Levenberg and Marquardt's steps,
+    each image until it has converged. ``"adam"`` is the paper's descent (section 6.4) from one start.
 
     Convention:
         - the result maps **source to target** in **pixels** with centres at integers: kornia's ``M``
         - the motion acts on the target's frame, in units of half its longer side, about its centre: a rotation angle, a
           log2 scale an axis, a shear, a translation, two perspective terms; ``"anisotropic"`` is the paper's five
-        - what lies outside ``source`` is zero
+        - what lies outside ``source`` is zero, unless ``overlap`` or ``source_mask`` leaves it out
 
     Args:
         source: images to move, shape :math:`(B, C, H, W)`.
@@ -86,14 +98,27 @@ def register(
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
             plain resize that lays the whole source on the whole target.
         sampling: settings of the sampler. If ``None``, whitened samples without a mask, annealed. To compare with:
-            ``"bilinear"`` for plain ``grid_sample``, or a function called like :func:`kornia.geometry.homography_warp`,
-            with the source, normalised target-to-source homographies and the target's size.
+            ``"bilinear"`` for plain ``grid_sample``, or, with Adam, a function called like
+            :func:`kornia.geometry.homography_warp`, with the source, normalised target-to-source homographies and the
+            target's size.
         anneal: ``sigma`` at the first step and after three quarters of the steps, in output pixels. If ``None``,
-            (8, 0.125) with the default sampling; a sampling that is given stays as it is.
-        steps: number of steps of Adam.
+            (4, 0.0625), with Adam (8, 0.125), for the default sampling; a sampling that is given stays as it is.
+        steps: most steps; 60, with Adam 200, if ``None``.
         learning_rate: Adam's.
         generator: source of randomness; torch's global one if ``None``.
         progress: whether to show a progress bar; needs tqdm, which comes with ``lms_geometry[cli]``.
+        optimizer: ``"gauss-newton"`` | ``"adam"``. If ``None``, the former with the default sampling, the latter with a
+            sampling that is given, as in the paper's comparison.
+        starts: from how many turns about the target's centre Gauss-Newton starts: the first of 0, 45, -45, 90, -90,
+            135, -135 and 180 degrees. If ``None``, 5, but 1 with an ``init`` or for translations.
+        loss: ``"squared"``, or ``"huber"``, on which what is hidden in one image has less pull.
+        photometric: whether a gain and a bias of each source are fitted, for images that differ in brightness and
+            contrast.
+        overlap: whether what lies outside the source is left out of the comparison, as between photos that go on beyond
+            their edges. If not, it is zero, which is a cue when the target shows it so.
+        source_mask: 1 where the source counts and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. Implies
+            ``overlap``.
+        target_mask: the same of the target, shape :math:`(B, 1, h, w)`.
 
     Returns:
         The :class:`Registration`.
@@ -109,31 +134,75 @@ def register(
         >>> M = torch.tensor([[[0.5, 0.0, 2.0], [0.0, 0.5, -1.0], [0.0, 0.0, 1.0]]])
         >>> target = warp_perspective(source, M, (20, 25))
         >>> found = register(source, target, "translation", generator=torch.Generator().manual_seed(0))
-        >>> bool((found.matrix - M).abs().max() < 0.3)
+        >>> bool((found.matrix - M).abs().max() < 0.01)
         True
     """
+    default_optimizer: Optimizer = "gauss-newton" if sampling is None else "adam"
+    optimizer = default_optimizer if optimizer is None else optimizer
     _check(source, target, motion, init, sampling, anneal, steps, learning_rate)
+    _check_method(optimizer, sampling, starts, loss, source, target, source_mask, target_mask)
+    steps = _DEFAULT_STEPS[optimizer] if steps is None else steps
+    if starts is None:
+        starts = 1 if optimizer == "adam" or init is not None or motion == "translation" else _DEFAULT_STARTS
+    if sampling is None:
+        sampling, anneal = _DEFAULT_SAMPLING, anneal or _DEFAULT_ANNEAL[optimizer]
+
+    with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
+        problem = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
+        ticks = iter(_steps(steps, progress))
+        if optimizer == "adam" or callable(sampling):
+            found = _adam(problem, sampling, anneal, steps, ticks, learning_rate, generator)
+        else:
+            found = descend(problem, sampling, anneal, starts, ticks, steps, generator)
+        return _registration(problem, found)
+
+
+def _problem(
+    source: Tensor,
+    target: Tensor,
+    init: Tensor | None,
+    motion: Motion,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+    overlap: bool,
+    photometric: bool,
+    loss: Loss,
+) -> Problem:
+    """The images in one dtype and batch, the start in normalised coordinates."""
     working = torch.promote_types(source.dtype, torch.float32)
     batch = source.shape[0] if target.shape[0] == 1 else target.shape[0]
     source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
-    size, dsize = (source.shape[-2], source.shape[-1]), (target.shape[-2], target.shape[-1])
-    if sampling is None:
-        sampling, anneal = _DEFAULT_SAMPLING, anneal or _DEFAULT_ANNEAL
+    start = torch.eye(3, dtype=working, device=source.device).expand(batch, 3, 3)
+    if init is not None:
+        start = _frame(source) @ init.detach().to(working).inverse() @ _frame(target).inverse()
+        start = start.expand(batch, 3, 3)
+    if source_mask is None and overlap:
+        source_mask = torch.ones_like(source[:, :1])
+    if source_mask is not None:
+        source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
+    target_mask = torch.ones_like(target[:, :1]) if target_mask is None else target_mask.detach().to(working)
+    target_mask = target_mask.expand(batch, -1, -1, -1)
+    frame = target.shape[-2], target.shape[-1]
+    return Problem(source, target, start, frame, motion, source_mask, target_mask, photometric, loss)
 
-    with torch.enable_grad(), torch.autocast(source.device.type, enabled=False):
-        target_frame, source_frame = (
-            normal_transform_pixel(height, width, device=source.device, dtype=working, align_corners=False)
-            for height, width in (dsize, size)
-        )
-        start = torch.eye(3, dtype=working, device=source.device).expand(batch, 3, 3)
-        if init is not None:
-            start = source_frame @ init.detach().to(working).inverse() @ target_frame.inverse()
-        parameters = source.new_zeros(batch, len(_PARAMETERS[motion]), requires_grad=True)
+
+def _adam(
+    problem: Problem,
+    sampling: LinearizedSampling | Warp | Literal["bilinear"],
+    anneal: tuple[float, float] | None,
+    steps: int,
+    ticks: Iterable[int],
+    learning_rate: float,
+    generator: torch.Generator | None,
+) -> Descent:
+    """The paper's descent (section 6.4), through the gradient of the warp."""
+    source, target, dsize = problem.source, problem.target, problem.frame
+    with torch.enable_grad():
+        parameters = source.new_zeros(len(source), len(PARAMETERS[problem.motion]), requires_grad=True)
         optimizer = torch.optim.Adam([parameters], lr=learning_rate)
-
         losses, path = [], []
-        for step in _steps(steps, progress):
-            matrix = start @ _motion_matrix(motion, parameters, dsize)
+        for step in ticks:
+            matrix = problem.start @ motion_matrix(problem.motion, parameters, dsize)
             if isinstance(sampling, LinearizedSampling):
                 settings = sampling if anneal is None else _annealed(sampling, anneal, step / steps)
                 moved = homography_warp_linearized(source, matrix, dsize, sampling=settings, generator=generator)
@@ -143,41 +212,44 @@ def register(
                     if sampling == "bilinear"
                     else sampling(source, matrix, dsize)
                 )
-            loss = (moved - target).square().mean((1, 2, 3))
+            seen = problem.target_mask
+            if problem.source_mask is not None:
+                seen = seen * homography_warp(problem.source_mask, matrix.detach(), dsize)
+            moved, wanted = moved[:, None], problem.target_mask[:, None]
+            compared = residual(moved, target[:, None], seen[:, None], wanted, problem.photometric, problem.loss)
+            loss = compared.loss[:, 0]
             optimizer.zero_grad()
             loss.sum().backward()
-            optimizer.step()
+            path.append(parameters.detach().clone())
             losses.append(loss.detach())
-            path.append(matrix.detach())
-        path.append((start @ _motion_matrix(motion, parameters, dsize)).detach())
-
-        from_target = source_frame.inverse() @ torch.stack(path) @ target_frame
-        to_target = from_target.inverse()
-        to_target = to_target / to_target[..., 2:, 2:]
-        corners = transform_points(
-            from_target[..., None, :, :], _corners(dsize, like=source).expand(steps + 1, batch, 4, 2)
-        )
-        displacement = corners.diff(dim=0).norm(dim=-1).mean(-1)
-    return Registration(to_target[-1], torch.stack(losses), displacement, to_target)
+            optimizer.step()
+    path.append(parameters.detach())
+    return Descent(torch.stack(path), torch.stack(losses), torch.zeros_like(losses[0], dtype=torch.bool))
 
 
-def _motion_matrix(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) -> Tensor:
-    """Rotation, scales, shear, translation and perspective of the target's frame, ``(B, 3, 3)``, normalised."""
-    names = _PARAMETERS[motion]
-    zero, one = torch.zeros_like(parameters[:, 0]), torch.ones_like(parameters[:, 0])
-    given = {name: value * _RATES.get(name, 1.0) for name, value in zip(names, parameters.unbind(1), strict=True)}
-    x, y, angle, shear, tilt_x, tilt_y = (given.get(n, zero) for n in ("x", "y", "angle", "shear", "tilt_x", "tilt_y"))
-    scale_x, scale_y = (given.get(n, given.get("scale", zero)).exp2() for n in ("scale_x", "scale_y"))
-    cos, sin = angle.cos(), angle.sin()
-    rotation = _rows((cos, -sin, x), (sin, cos, y), (zero, zero, one))
-    stretch = _rows((scale_x, scale_x * shear, zero), (zero, scale_y, zero), (zero, zero, one))
-    perspective = _rows((one, zero, zero), (zero, one, zero), (tilt_x, tilt_y, one))
-    to_frame = torch.tensor([dsize[1], dsize[0], max(dsize)], dtype=zero.dtype, device=zero.device) / max(dsize)
-    return (rotation @ stretch @ perspective) * to_frame / to_frame[:, None]
+def _registration(problem: Problem, found: Descent) -> Registration:
+    """Parameters as matrices in pixels, and what they came to."""
+    source, dsize = problem.source, problem.frame
+    count, batch = found.path.shape[:2]
+    motions = motion_matrix(problem.motion, found.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
+    normalised = problem.start @ motions
+    from_target = _frame(source).inverse() @ normalised @ _frame(problem.target)
+    to_target = from_target.inverse()
+    to_target = to_target / to_target[..., 2:, 2:]
+    corners = _corners(dsize, like=source).expand(count, batch, 4, 2)
+    displacement = transform_points(from_target[..., None, :, :], corners).diff(dim=0).norm(dim=-1).mean(-1)
+
+    source_mask = torch.ones_like(source[:, :1]) if problem.source_mask is None else problem.source_mask
+    seen = problem.target_mask * homography_warp(source_mask, normalised[-1], dsize)
+    moved = homography_warp(source, normalised[-1], dsize)
+    score = agreement(moved, problem.target, seen)
+    return Registration(to_target[-1], score, found.converged, found.loss, displacement, to_target)
 
 
-def _rows(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+def _frame(image: Tensor) -> Tensor:
+    """From an image's pixels to its normalised coordinates, ``(1, 3, 3)``."""
+    height, width = image.shape[-2:]
+    return normal_transform_pixel(height, width, device=image.device, dtype=image.dtype, align_corners=False)
 
 
 def _corners(size: tuple[int, int], like: Tensor) -> Tensor:
@@ -208,7 +280,7 @@ def _check(
     init: Tensor | None,
     sampling: LinearizedSampling | Warp | str | None,
     anneal: tuple[float, float] | None,
-    steps: int,
+    steps: int | None,
     learning_rate: float,
 ) -> None:
     check_tensor("source", source, ("B", "C", "H", "W"))
@@ -228,7 +300,7 @@ def _check(
         raise ValueError("anneal must be None for a sampling that has no sigma to anneal")
     if anneal is not None and (len(anneal) != 2 or not all(math.isfinite(s) and s > 0 for s in anneal)):
         raise ValueError(f"anneal must be two positive standard deviations (first, last), got {anneal!r}")
-    if not isinstance(steps, int) or steps < 1:
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ValueError(f"steps must be an int of at least 1, got {steps!r}")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate must be finite and above 0, got {learning_rate}")
@@ -242,3 +314,33 @@ def _check(
             )
         if not init.isfinite().all() or (torch.linalg.det(init.double()) == 0).any():
             raise ValueError("init must be finite and invertible")
+
+
+def _check_method(
+    optimizer: Optimizer,
+    sampling: LinearizedSampling | Warp | str | None,
+    starts: int | None,
+    loss: Loss,
+    source: Tensor,
+    target: Tensor,
+    source_mask: Tensor | None,
+    target_mask: Tensor | None,
+) -> None:
+    check_choice("optimizer", optimizer, get_args(Optimizer))
+    check_choice("loss", loss, get_args(Loss))
+    if optimizer == "gauss-newton" and callable(sampling):
+        raise ValueError('optimizer must be "adam" for a sampling that is a function, got "gauss-newton"')
+    if starts is not None and (not isinstance(starts, int) or not 1 <= starts <= _MOST_STARTS):
+        raise ValueError(f"starts must be an int from 1 to {_MOST_STARTS}, got {starts!r}")
+    if starts is not None and starts > 1 and optimizer == "adam":
+        raise ValueError(f'starts must be 1 with the optimizer "adam", got {starts}')
+    batch = max(source.shape[0], target.shape[0])
+    for name, mask, image in (("source_mask", source_mask, source), ("target_mask", target_mask, target)):
+        if mask is None:
+            continue
+        check_tensor(name, mask, ("B", 1, *image.shape[-2:]))
+        check_same_device(name, mask, "source", source)
+        if mask.shape[0] not in (1, batch):
+            raise ValueError(f"{name} must have batch size 1 or the images' {batch}, got {mask.shape[0]}")
+        if not ((mask >= 0) & (mask <= 1)).all():
+            raise ValueError(f"{name} must lie between 0 and 1")

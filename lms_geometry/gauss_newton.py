@@ -1,0 +1,319 @@
+"""Registration by Gauss-Newton steps, damped as by Levenberg and Marquardt.
+
+The slopes of linearized sampling are the derivative of every pixel by its source point. Times the derivative of the
+source point by the motion's few parameters they give the normal equations of a step (Lucas and Kanade 1981, here with
+slopes that see as far as a spread of samples does). Several starts of each image take their steps together; the worst
+are dropped on the way, and an image that has converged leaves the batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from kornia.geometry.grid import create_meshgrid
+from torch import Tensor
+
+from lms_geometry.agreement import Loss, Residual, residual
+from lms_geometry.config import LinearizedSampling
+from lms_geometry.motions import Motion, motion_derivative, motion_matrix, turned
+from lms_geometry.noise import draw_noise
+from lms_geometry.projection import project
+from lms_geometry.sampling import grid_sample_linearized
+
+# The search: until which share of the steps, at which longer side of the target, and how many starts then go on.
+_SEARCH = ((0.25, 32, 3), (0.5, 64, 1), (0.75, None, 1))
+# From this share on the row of ones is dropped: the value is the exact bilinear one.
+_EXACT = 0.5
+# The source is at most so many times larger: between samples that are far apart, detail is noise.
+_SOURCE_TO_TARGET = 4
+
+_DAMPING = 1e-2
+_LEAST_DAMPING = 1e-5
+# Of the parameters, whose units are half the target's longer side, radians and octaves.
+_LONGEST_STEP = 0.2
+_CONVERGED = 1e-4
+# Half widths. A point beyond, or nowhere, is moved here, outside.
+_FAR = 1e5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be aligned: ``source``, ``(B, C, H, W)``, with ``target``, ``(B, C, h, w)``, and how to compare them.
+
+    ``start`` ``(B, 3, 3)`` is normalised, target to source; ``frame`` is the target's size when it was not yet shrunk.
+    The masks, ``(B, 1, H, W)`` and ``(B, 1, h, w)``, are 1 where an image counts. Without a ``source_mask`` all of the
+    target counts, and what lies outside the source is zero.
+    """
+
+    source: Tensor
+    target: Tensor
+    start: Tensor
+    frame: tuple[int, int]
+    motion: Motion
+    source_mask: Tensor | None
+    target_mask: Tensor
+    photometric: bool
+    loss: Loss
+
+    def take(self, rows: Tensor) -> "Problem":
+        """The problem of some of the images."""
+        return replace(
+            self,
+            source=self.source[rows],
+            target=self.target[rows],
+            start=self.start[rows],
+            source_mask=None if self.source_mask is None else self.source_mask[rows],
+            target_mask=self.target_mask[rows],
+        )
+
+    def shrunk(self, longest: int | None) -> "Problem":
+        """The problem with a target of at most ``longest`` pixels, and a source to match."""
+        if longest is None:
+            return self
+        return replace(
+            self,
+            source=_shrink(self.source, _SOURCE_TO_TARGET * longest),
+            target=_shrink(self.target, longest),
+            source_mask=None if self.source_mask is None else _shrink(self.source_mask, _SOURCE_TO_TARGET * longest),
+            target_mask=_shrink(self.target_mask, longest),
+        )
+
+
+class Descent(NamedTuple):
+    """Parameters before each step and after the last, ``(steps + 1, B, P)``; loss, ``(steps, B)``; ``(B)`` flags."""
+
+    path: Tensor
+    loss: Tensor
+    converged: Tensor
+
+
+def descend(
+    problem: Problem,
+    sampling: LinearizedSampling | Literal["bilinear"],
+    anneal: tuple[float, float] | None,
+    starts: int,
+    steps: Iterator[int],
+    count: int,
+    generator: torch.Generator | None,
+) -> Descent:
+    """Search from several starts, then finish from the best.
+
+    Args:
+        problem: what is to be aligned.
+        sampling: how to read the source.
+        anneal: ``sigma`` at the first step and when the finish begins.
+        starts: number of starts, turned about the centre.
+        steps: numbers of the steps, consumed as they are taken.
+        count: how many there are.
+        generator: source of randomness.
+
+    Returns:
+        The way of the best start.
+    """
+    parameters = turned(problem.motion, starts, like=problem.source).expand(len(problem.source), -1, -1)
+    path: list[Tensor] = []
+    losses: list[Tensor] = []
+    step = 0
+    for share, longest, keep in _SEARCH:
+        level = problem.shrunk(longest)
+        for step in islice(steps, round(share * count) - len(losses)):
+            settings = _annealed(sampling, anneal, step / count)
+            equations = _normal_equations(level, parameters, settings, generator)
+            path.append(parameters)
+            losses.append(equations.loss)
+            parameters = parameters + _step(equations.matrix, equations.gradient, _DAMPING)
+        if parameters.shape[1] > keep:
+            settings = _annealed(sampling, anneal, step / count)
+            loss = _compare(level, parameters, settings, generator)[0].loss
+            best = loss.topk(keep, 1, largest=False, sorted=False).indices
+            parameters, *path = (p.gather(1, best[..., None].expand(-1, -1, p.shape[2])) for p in (parameters, *path))
+            losses = [loss.gather(1, best) for loss in losses]
+    path, losses = [p[:, 0] for p in path], [loss[:, 0] for loss in losses]
+    settings = _annealed(sampling, anneal, _SEARCH[-1][0])
+    more_path, more_losses, converged = _finish(problem, parameters[:, 0], settings, steps, generator)
+    return Descent(torch.stack(path + more_path), torch.stack(losses + more_losses), converged)
+
+
+def _finish(
+    problem: Problem,
+    parameters: Tensor,
+    sampling: LinearizedSampling | Literal["bilinear"],
+    steps: Iterator[int],
+    generator: torch.Generator | None,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Steps that are taken back where the loss rises, until each image has converged."""
+    batch, unknowns = parameters.shape
+    trial = parameters = parameters.clone()
+    loss, damping = parameters.new_full((batch,), torch.inf), parameters.new_full((batch,), _DAMPING)
+    matrix, gradient = parameters.new_zeros(batch, unknowns, unknowns), parameters.new_zeros(batch, unknowns)
+    turn: Tensor | None = None
+    path, losses = [parameters.clone()], []
+    rows, active = torch.arange(batch, device=parameters.device), problem
+    for _ in steps:
+        if len(rows) > 0:
+            now = _normal_equations(
+                active, trial[rows, None], sampling, generator, None if turn is None else turn[rows]
+            )
+            if turn is None:
+                turn = now.turn
+            better = now.loss[:, 0] <= loss[rows]
+            taken, rest = rows[better], rows[~better]
+            parameters[taken], loss[taken] = trial[taken], now.loss[better, 0]
+            matrix[taken], gradient[taken] = now.matrix[better, 0], now.gradient[better, 0]
+            damping[taken] = (damping[taken] / 3).clamp_min(_LEAST_DAMPING)
+            damping[rest] = damping[rest] * 4
+            move = _step(matrix[rows], gradient[rows], damping[rows, None])
+            trial = parameters.clone()
+            trial[rows] += move
+            moving = move.abs().amax(1) > _CONVERGED
+            if not moving.all():
+                rows = rows[moving]
+                active = problem.take(rows)
+        path.append(parameters.clone())
+        losses.append(loss.clone())
+    flags = torch.ones(batch, dtype=torch.bool, device=parameters.device)
+    flags[rows] = False
+    return path, losses, flags
+
+
+class _Equations(NamedTuple):
+    """Gauss-Newton's matrix ``(B, n, P, P)``, half the loss's gradient ``(B, n, P)``, loss and turn ``(B, n)``."""
+
+    matrix: Tensor
+    gradient: Tensor
+    loss: Tensor
+    turn: Tensor | None
+
+
+def _normal_equations(
+    problem: Problem,
+    parameters: Tensor,
+    sampling: LinearizedSampling | Literal["bilinear"],
+    generator: torch.Generator | None,
+    turn: Tensor | None = None,
+) -> _Equations:
+    """The normal equations of ``n`` starts of each image, at parameters ``(B, n, P)``.
+
+    By the chain rule: the residual's derivative by a pixel's source point, times that of the source point by the
+    parameters. The gain and the bias are two more unknowns, which are eliminated: their own equations hold already.
+    """
+    batch, starts, unknowns = parameters.shape
+    compared, moved, grid, slope = _compare(problem, parameters, sampling, generator, turn)
+    source_point = _source_point_derivative(problem, parameters.flatten(0, 1), grid.flatten(0, 1))
+    by_point = (
+        (compared.gain[..., None] * slope)
+        .permute(0, 1, 5, 2, 3, 4)
+        .reshape(batch * starts, 2, -1, grid.shape[2] * grid.shape[3])
+    )
+    weight = compared.weight.flatten(0, 1).flatten(2)
+    weighted = by_point * weight[:, None]
+
+    second = torch.einsum("bicp,bjcp->bijp", by_point, weighted)
+    matrix = source_point.flatten(2) @ torch.einsum("bkip,bijp->bkjp", source_point, second).flatten(2).mT
+    first = (weighted * compared.difference.flatten(0, 1).flatten(2)[:, None]).sum(2)
+    gradient = (source_point.flatten(2) @ first.flatten(1)[..., None])[..., 0]
+    if problem.photometric:
+        value = moved.flatten(0, 1).flatten(2)
+        columns = torch.stack((value, torch.ones_like(value)), 1)
+        cross = source_point.flatten(2) @ torch.einsum("bjcp,bicp->bjip", columns, weighted).flatten(2).mT
+        own = torch.einsum("bicp,bjcp->bij", columns, columns * weight[:, None])
+        own = own + 1e-6 * torch.eye(2, dtype=own.dtype, device=own.device)
+        matrix = matrix - cross @ torch.linalg.solve(own, cross.mT)
+    return _Equations(
+        matrix.view(batch, starts, unknowns, unknowns),
+        gradient.view(batch, starts, unknowns),
+        compared.loss,
+        compared.turn,
+    )
+
+
+def _compare(
+    problem: Problem,
+    parameters: Tensor,
+    sampling: LinearizedSampling | Literal["bilinear"],
+    generator: torch.Generator | None,
+    turn: Tensor | None = None,
+) -> tuple[Residual, Tensor, Tensor, Tensor]:
+    """The residual, the moved sources, the source points ``(B, n, h, w, 2)``, and the slopes ``(B, n, C, h, w, 2)``.
+
+    The starts of an image are stacked along the height of one grid, so that they share the image.
+    """
+    batch, starts, _ = parameters.shape
+    (height, width), size = problem.target.shape[-2:], problem.source.shape[-2:]
+    matrix = problem.start.repeat_interleave(starts, 0) @ motion_matrix(
+        problem.motion, parameters.flatten(0, 1), problem.frame
+    )
+    usable = matrix.isfinite().all(-1).all(-1)[:, None, None]
+    grid, jacobian = project(matrix, usable, (height, width), (size[0], size[1]), align_corners=False)
+    grid = grid.view(batch, starts * height, width, 2)
+    jacobian = jacobian.expand(-1, height, width, -1, -1).reshape(batch, starts * height, width, 2, 2)
+    with torch.enable_grad():
+        points = grid.nan_to_num(_FAR).clamp(-_FAR, _FAR).requires_grad_()
+        if isinstance(sampling, LinearizedSampling):
+            noise = draw_noise(sampling, (height, width), generator=generator, device=grid.device, dtype=grid.dtype)
+            moved = grid_sample_linearized(
+                problem.source,
+                points,
+                align_corners=False,
+                sampling=sampling,
+                jacobian=jacobian,
+                noise=noise.repeat(1, starts, 1, 1),
+            )
+        else:
+            moved = F.grid_sample(problem.source, points, align_corners=False)
+        slope = torch.stack(
+            [torch.autograd.grad(channel.sum(), points, retain_graph=True)[0] for channel in moved.unbind(1)], 1
+        )
+    moved = moved.detach().unflatten(2, (starts, height)).transpose(1, 2)
+    slope = slope.unflatten(2, (starts, height)).transpose(1, 2)
+    wanted = problem.target_mask[:, None]
+    seen = wanted.expand(-1, starts, -1, -1, -1)
+    if problem.source_mask is not None:
+        inside = F.grid_sample(problem.source_mask, points.detach(), align_corners=False)
+        seen = seen * inside.unflatten(2, (starts, height)).transpose(1, 2)
+    compared = residual(moved, problem.target[:, None], seen, wanted, problem.photometric, problem.loss, turn)
+    return compared, moved, grid.view(batch, starts, height, width, 2), slope
+
+
+def _source_point_derivative(problem: Problem, parameters: Tensor, grid: Tensor) -> Tensor:
+    """Derivative of the normalised source points ``(N, h, w, 2)`` by the parameters, ``(N, P, 2, h * w)``."""
+    starts = len(parameters) // len(problem.start)
+    start = problem.start.repeat_interleave(starts, 0)
+    matrix = start @ motion_matrix(problem.motion, parameters, problem.frame)
+    derivative = start[:, None] @ motion_derivative(problem.motion, parameters, problem.frame)
+    height, width = grid.shape[1:3]
+    pixels = create_meshgrid(height, width, device=grid.device, dtype=grid.dtype, align_corners=False)
+    pixels = torch.cat((pixels.reshape(-1, 2).mT, pixels.new_ones(1, height * width)))
+    depth = (matrix[:, 2:] @ pixels)[:, None]
+    derivative = derivative @ pixels
+    points = grid.flatten(1, 2).mT[:, None]
+    return ((derivative[:, :, :2] - points * derivative[:, :, 2:]) / depth).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _step(matrix: Tensor, gradient: Tensor, damping: Tensor | float) -> Tensor:
+    """The damped step ``(..., P)``, of limited length. The small system is solved in double precision."""
+    diagonal = matrix.double().diagonal(dim1=-2, dim2=-1)
+    damped = matrix.double() + torch.diag_embed(diagonal * damping + 1e-9 * diagonal.amax(-1, keepdim=True) + 1e-12)
+    step = -torch.linalg.solve_ex(damped, gradient.double())[0].nan_to_num(0.0, 0.0, 0.0)
+    length = step.norm(dim=-1, keepdim=True)
+    return (step * (_LONGEST_STEP / length.clamp_min(_LONGEST_STEP))).to(matrix.dtype)
+
+
+def _annealed(
+    sampling: LinearizedSampling | Literal["bilinear"], anneal: tuple[float, float] | None, share: float
+) -> LinearizedSampling | Literal["bilinear"]:
+    if not isinstance(sampling, LinearizedSampling) or anneal is None:
+        return sampling
+    first, last = anneal
+    sigma = first * (last / first) ** (share / _SEARCH[-1][0])
+    return replace(sampling, sigma=sigma, intercept=sampling.intercept and share < _EXACT)
+
+
+def _shrink(image: Tensor, longest: int) -> Tensor:
+    scale = longest / max(image.shape[-2:])
+    if scale >= 1:
+        return image
+    return F.interpolate(image, [max(1, round(n * scale)) for n in image.shape[-2:]], mode="area")
