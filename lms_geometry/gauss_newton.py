@@ -35,6 +35,8 @@ _LEAST_DAMPING = 1e-5
 # Of the parameters, whose units are half the target's longer side, radians and octaves.
 _LONGEST_STEP = 0.2
 _CONVERGED = 1e-4
+# What a pixel reads is counted where so much of it is in the source's mask.
+WHOLLY_SEEN = 0.99
 # Half widths. A point beyond, or nowhere, is moved here, outside.
 _FAR = 1e5
 
@@ -250,6 +252,7 @@ def _compare(
     grid, jacobian = project(matrix, usable, (height, width), (size[0], size[1]), align_corners=False)
     grid = grid.view(batch, starts * height, width, 2)
     jacobian = jacobian.expand(-1, height, width, -1, -1).reshape(batch, starts * height, width, 2, 2)
+    padding = "zeros" if problem.source_mask is None else "border"
     with torch.enable_grad():
         points = grid.nan_to_num(_FAR).clamp(-_FAR, _FAR).requires_grad_()
         if isinstance(sampling, LinearizedSampling):
@@ -257,13 +260,14 @@ def _compare(
             moved = grid_sample_linearized(
                 problem.source,
                 points,
+                padding_mode=padding,
                 align_corners=False,
                 sampling=sampling,
                 jacobian=jacobian,
                 noise=noise.repeat(1, starts, 1, 1),
             )
         else:
-            moved = F.grid_sample(problem.source, points, align_corners=False)
+            moved = F.grid_sample(problem.source, points, padding_mode=padding, align_corners=False)
         slope = torch.stack(
             [torch.autograd.grad(channel.sum(), points, retain_graph=True)[0] for channel in moved.unbind(1)], 1
         )
@@ -273,7 +277,7 @@ def _compare(
     seen = wanted.expand(-1, starts, -1, -1, -1)
     if problem.source_mask is not None:
         inside = F.grid_sample(problem.source_mask, points.detach(), align_corners=False)
-        seen = seen * inside.unflatten(2, (starts, height)).transpose(1, 2)
+        seen = seen * (inside > WHOLLY_SEEN).to(inside).unflatten(2, (starts, height)).transpose(1, 2)
     compared = residual(moved, problem.target[:, None], seen, wanted, problem.photometric, problem.loss, turn)
     return compared, moved, grid.view(batch, starts, height, width, 2), slope
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lms_geometry.agreement import Loss, agreement, residual
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.gauss_newton import Descent, Problem, descend
+from lms_geometry.gauss_newton import WHOLLY_SEEN, Descent, Problem, descend
 from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
 from lms_geometry.warp import homography_warp_linearized
 
@@ -180,6 +180,9 @@ def _problem(
         source_mask = torch.ones_like(source[:, :1])
     if source_mask is not None:
         source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
+        # Samples near a hidden part reach into it: let them find nothing that stands out there.
+        mean = (source * source_mask).sum((2, 3), keepdim=True) / source_mask.sum((2, 3), keepdim=True).clamp_min(1)
+        source = torch.lerp(mean, source, source_mask)
     target_mask = torch.ones_like(target[:, :1]) if target_mask is None else target_mask.detach().to(working)
     target_mask = target_mask.expand(batch, -1, -1, -1)
     frame = target.shape[-2], target.shape[-1]
@@ -214,7 +217,7 @@ def _adam(
                 )
             seen = problem.target_mask
             if problem.source_mask is not None:
-                seen = seen * homography_warp(problem.source_mask, matrix.detach(), dsize)
+                seen = seen * (homography_warp(problem.source_mask, matrix.detach(), dsize) > WHOLLY_SEEN)
             moved, wanted = moved[:, None], problem.target_mask[:, None]
             compared = residual(moved, target[:, None], seen[:, None], wanted, problem.photometric, problem.loss)
             loss = compared.loss[:, 0]

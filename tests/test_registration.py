@@ -212,3 +212,153 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
 def test_bad_arguments_are_named_with_what_came_and_what_is_wanted(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def _turned_by(degrees):
+    angle = torch.deg2rad(torch.tensor(float(degrees)))
+    cos, sin = angle.cos().item() / 3, angle.sin().item() / 3
+    return _about_centre([[cos, -sin], [sin, cos]], [0.5, -0.5], SIZE, DSIZE)
+
+
+def test_more_starts_find_a_turn_that_one_does_not():
+    source, truth = _scene(SIZE, 3), _turned_by(100)
+    target = warp_perspective(source, truth[None], DSIZE)
+    errors = {}
+    for starts in (1, 5):
+        found = register(source, target, "similarity", starts=starts, generator=torch.Generator().manual_seed(0))
+        errors[starts] = _corner_error(found.matrix, truth, DSIZE).item()
+    assert errors[5] < 0.1
+    assert errors[1] > 5
+
+
+def test_gauss_newton_ends_nearer_than_adam_in_fewer_steps():
+    truth = _about_centre(*MOTIONS["affine"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    errors = {}
+    for optimizer in ("gauss-newton", "adam"):
+        found = register(source, target, optimizer=optimizer, generator=torch.Generator().manual_seed(0))
+        errors[optimizer] = _corner_error(found.matrix, truth, DSIZE).item()
+    assert errors["gauss-newton"] < 0.01
+    assert errors["gauss-newton"] < errors["adam"] / 5
+
+
+def test_a_converged_image_stands_still():
+    source = _scene(SIZE)
+    target = warp_perspective(source, _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE)
+    found = register(source, target, "similarity", generator=torch.Generator().manual_seed(0))
+    assert found.converged.tolist() == [True]
+    assert found.displacement[-1].item() == 0
+    assert found.loss.isfinite().all()
+    short = register(source, target, "similarity", steps=2, generator=torch.Generator().manual_seed(0))
+    assert short.converged.tolist() == [False]
+
+
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
+def test_a_gain_and_a_bias_are_fitted_when_asked(optimizer):
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = 0.6 * warp_perspective(source, truth[None], DSIZE) + 0.25
+    errors = {}
+    for photometric in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        found = register(
+            source, target, "similarity", photometric=photometric, optimizer=optimizer, generator=generator
+        )
+        errors[photometric] = _corner_error(found.matrix, truth, DSIZE).item()
+    assert errors[True] < 0.2
+    assert errors[True] < errors[False] / 3
+
+
+def test_hubers_loss_is_pulled_less_by_a_hidden_patch():
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    target[..., 6:14, 8:17] = torch.tensor([0.9, 0.1, 0.4])[:, None, None]
+    errors = {}
+    for loss in ("squared", "huber"):
+        found = register(source, target, "similarity", loss=loss, generator=torch.Generator().manual_seed(0))
+        errors[loss] = _corner_error(found.matrix, truth, DSIZE).item()
+    assert errors["huber"] < 0.5
+    assert errors["huber"] < errors["squared"] / 2
+
+
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
+def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer):
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    mask = torch.ones(1, 1, *DSIZE)
+    mask[..., :10, :12] = 0
+    options = {"target_mask": mask, "optimizer": optimizer, "steps": 60, "photometric": True}
+    first = register(source, target, "similarity", generator=torch.Generator().manual_seed(0), **options)
+    spoilt = torch.where(mask > 0, target, torch.tensor(0.7))
+    second = register(source, spoilt, "similarity", generator=torch.Generator().manual_seed(0), **options)
+    torch.testing.assert_close(first.matrix, second.matrix)
+    torch.testing.assert_close(first.score, second.score)
+    if optimizer == "gauss-newton":
+        assert _corner_error(first.matrix, truth, DSIZE).item() < 0.1
+
+
+def test_only_the_overlap_of_two_crops_of_one_scene_is_compared():
+    scene = _scene((96, 120), 5) + 0.4
+    truth = torch.tensor([[[1.0, 0.0, -20.0], [0.0, 1.0, -12.0], [0.0, 0.0, 1.0]]])
+    source, target = scene[..., :80, :96], scene[..., 12:92, 20:116]
+    found = register(source, target, "translation", overlap=True, generator=torch.Generator().manual_seed(0))
+    assert (found.matrix - truth).abs().max() < 0.05
+    without = register(source, target, "translation", generator=torch.Generator().manual_seed(0))
+    assert (without.matrix - truth).abs().max() > 0.5
+
+
+def test_the_source_mask_hides_a_part_of_the_source():
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    mask = torch.ones(1, 1, *SIZE)
+    mask[..., 20:40, 30:55] = 0
+    spoilt = torch.where(mask > 0, source, torch.tensor(1.0))
+    found = register(spoilt, target, "similarity", source_mask=mask, generator=torch.Generator().manual_seed(0))
+    assert _corner_error(found.matrix, truth, DSIZE).item() < 0.5
+
+
+def test_the_score_tells_a_match_from_none():
+    source = torch.cat((_scene(SIZE, 0), _scene(SIZE, 0)))
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    target = torch.cat((warp_perspective(source[:1], truth[None], DSIZE), torch.rand(1, 3, *DSIZE)))
+    found = register(source, target, "similarity", generator=torch.Generator().manual_seed(0))
+    assert found.score[0] > 0.99
+    assert found.score[1] < 0.7
+
+
+@pytest.mark.parametrize("motion", ["similarity", "homography"])
+def test_finite_images_give_finite_results(motion):
+    for source, target in ((torch.zeros(1, 1, 9, 11), torch.ones(1, 1, 5, 4)), (torch.rand(1, 1, 1, 1), A[:1, :1])):
+        found = register(source, target, motion, steps=12, photometric=True, loss="huber", overlap=True)
+        for result in (found.matrix, found.score, found.displacement, found.path):
+            assert result.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of .* got 'sgd'"),
+        ({"loss": "l1"}, ValueError, "loss must be one of .* got 'l1'"),
+        ({"starts": 0}, ValueError, "starts must be an int from 1 to 8, got 0"),
+        ({"starts": 5, "optimizer": "adam"}, ValueError, 'starts must be 1 with the optimizer "adam", got 5'),
+        (
+            {"sampling": homography_warp, "optimizer": "gauss-newton"},
+            ValueError,
+            'optimizer must be "adam" for a sampling that is a function',
+        ),
+        (
+            {"target_mask": torch.ones(1, 1, 3, 3)},
+            ValueError,
+            r"target_mask must have shape \(B, 1, 8, 9\), got \(1, 1, 3, 3\)",
+        ),
+        ({"source_mask": torch.ones(3, 1, 16, 18)}, ValueError, "source_mask must have batch size 1 or the images' 2"),
+        ({"source_mask": torch.full((1, 1, 16, 18), 2.0)}, ValueError, "source_mask must lie between 0 and 1"),
+    ],
+)
+def test_a_bad_choice_of_method_is_named(options, error, message):
+    with pytest.raises(error, match=message):
+        register(A, D, **options)
