@@ -54,11 +54,16 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Gauss-Newton, 8 starts": ({"starts": 8}, {}),
     "Gauss-Newton, no start dropped until half of the steps": (
         {},
-        {"_SEARCH": ((0.25, 32, 5), (0.5, 64, 1), (0.75, None, 1))},
+        {"_SEARCH": ((0.25, 32, 5, 5), (0.5, 64, 1, 6), (0.75, None, 1, 8))},
     ),
     "Gauss-Newton, source not shrunk to match": ({}, {"_SOURCE_TO_TARGET": 10**6}),
     "Gauss-Newton, overlap only": ({"overlap": True}, {}),
     "Gauss-Newton, affine": ({"motion": "affine"}, {}),
+    "Gauss-Newton, homography": ({"motion": "homography"}, {}),
+    "Gauss-Newton, homography, all of it from the start": (
+        {"motion": "homography"},
+        {"_SEARCH": ((0.25, 32, 3, 8), (0.5, 64, 1, 8), (0.75, None, 1, 8))},
+    ),
     "Gauss-Newton, 30 steps": ({"steps": 30}, {}),
     "Gauss-Newton, 100 steps": ({"steps": 100}, {}),
 }

@@ -23,8 +23,9 @@ from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project
 from lms_geometry.sampling import grid_sample_linearized
 
-# The search: until which share of the steps, at which longer side of the target, and how many starts then go on.
-_SEARCH = ((0.25, 32, 3), (0.5, 64, 1), (0.75, None, 1))
+# The search: until which share of the steps, at which longer side of the target, how many starts then go on, and how
+# many of the motion's parameters move: shear and perspective wait, since they can explain a wrong turn away.
+_SEARCH = ((0.25, 32, 3, 5), (0.5, 64, 1, 6), (0.75, None, 1, 8))
 # From this share on the row of ones is dropped: the value is the exact bilinear one.
 _EXACT = 0.5
 # The source is at most so many times larger: between samples that are far apart, detail is noise.
@@ -119,14 +120,15 @@ def descend(
     path: list[Tensor] = []
     losses: list[Tensor] = []
     step = 0
-    for share, longest, keep in _SEARCH:
+    for share, longest, keep, free in _SEARCH:
         level = problem.shrunk(longest)
         for step in islice(steps, round(share * count) - len(losses)):
             settings = _annealed(sampling, anneal, step / count)
             equations = _normal_equations(level, parameters, settings, generator)
             path.append(parameters)
             losses.append(equations.loss)
-            parameters = parameters + _step(equations.matrix, equations.gradient, _DAMPING)
+            move = _step(equations.matrix[..., :free, :free], equations.gradient[..., :free], _DAMPING)
+            parameters = parameters + F.pad(move, (0, parameters.shape[-1] - move.shape[-1]))
         if parameters.shape[1] > keep:
             settings = _annealed(sampling, anneal, step / count)
             loss = _compare(level, parameters, settings, generator)[0].loss
