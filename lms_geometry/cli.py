@@ -1,4 +1,4 @@
-"""The command ``lms-geometry``: ``demo`` shows what the method does, ``register`` aligns two image files."""
+"""The command ``lms-geometry``: ``demo`` shows what the method does, ``register`` aligns image files."""
 
 import argparse
 import json
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _MOST_PIXELS = 64_000_000
 _RECOVERED = 0.02
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_SQUARES = 8
 
 
 class InputError(Exception):
@@ -28,7 +30,7 @@ class InputError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 for bad input."""
+    """Run the command line; returns the exit status: 0, 1 if a registration has a low score, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="lms-geometry", description="Image warps with the linearized multi-sampling gradient."
     )
@@ -38,28 +40,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the picture (default: demo)")
     demo.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
 
-    align = commands.add_parser("register", help="align one image file with another")
-    align.add_argument("source", type=Path, help="the image to move")
+    align = commands.add_parser(
+        "register",
+        help="align one image file, or all of a folder, with another",
+        description="Exit status: 0, 1 if a score is below --min-score, 2 for input that cannot be used.",
+    )
+    align.add_argument("source", type=Path, help="the image to move, or a folder of such")
     align.add_argument("target", type=Path, help="the image to move it onto")
     align.add_argument("--motion", choices=get_args(Motion), default="affine", help="default: affine")
     align.add_argument(
         "--out", type=Path, default=Path("registered"), help="folder for the results (default: registered)"
     )
     align.add_argument("--size", type=int, default=256, help="long side, in pixels, to work at (default: 256)")
-    align.add_argument("--steps", type=int, default=200, help="steps of gradient descent (default: 200)")
+    align.add_argument("--steps", type=int, default=60, help="most steps (default: 60)")
+    align.add_argument(
+        "--black", action="store_true", help="what lies outside the source is black in the target too; else unknown"
+    )
+    align.add_argument(
+        "--min-score", type=float, default=0.9, help="a lower score counts as failed, exit status 1 (default: 0.9)"
+    )
     align.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
 
     options = parser.parse_args(arguments)
     try:
         if options.command == "demo":
             _demo(options.out, options.seed)
-        else:
-            _register(options)
+            return 0
+        return _register(options)
     except (InputError, ValueError) as error:
         parser.exit(2, f"lms-geometry: error: {error}\n")
     except ModuleNotFoundError as error:
         parser.exit(2, f"lms-geometry: error: {error.name} is missing; pip install 'lms_geometry[cli]'\n")
-    return 0
 
 
 def _demo(out: Path, seed: int) -> None:
@@ -81,7 +92,9 @@ def _demo(out: Path, seed: int) -> None:
     samplers: dict[str, Literal["bilinear"] | None] = {"bilinear": "bilinear", "linearized": None}
     for name, sampling in samplers.items():
         generator = torch.Generator().manual_seed(seed)
-        found[name] = register(source, target, "anisotropic", sampling=sampling, generator=generator, progress=True)
+        found[name] = register(
+            source, target, "anisotropic", sampling=sampling, optimizer="adam", generator=generator, progress=True
+        )
         errors[name] = _corner_error(found[name].matrix, truth, _size(source), _size(target))
         verdict = "recovered" if errors[name] < _RECOVERED else "failed"
         print(f"{name:>10}: corner error {errors[name]:.4f} of half the width: {verdict}")
@@ -89,34 +102,75 @@ def _demo(out: Path, seed: int) -> None:
     print(f"The picture is {out / 'demo.png'}")
 
 
-def _register(options: argparse.Namespace) -> None:
-    """Align two image files; write the aligned image, an overlay and the matrix."""
+def _register(options: argparse.Namespace) -> int:
+    """Align an image file, or each of a folder into a folder of its own; write images and the matrix."""
+    from tqdm import tqdm
+
     if options.size < 8:
         raise InputError(f"--size must be at least 8, got {options.size}")
-    source, target = _read_image(options.source), _read_image(options.target)
-    options.out.mkdir(parents=True, exist_ok=True)
+    target = _read_image(options.target)
+    if not options.source.is_dir():
+        result = _register_one(options.source, target, options, options.out, progress=True)
+        print(_summary(result))
+        print(
+            "aligned.png, overlay.png (red: source, cyan: target), checkerboard.png and registration.json are in "
+            f"{options.out}"
+        )
+        return 0 if result["good"] else 1
+    paths = sorted(path for path in options.source.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise InputError(f"{options.source} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    results = []
+    for path in tqdm(paths, desc="register", unit="image"):
+        results.append(_register_one(path, target, options, options.out / path.name, progress=False))
+        tqdm.write(_summary(results[-1]))
+    (options.out / "registrations.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(f"A folder an image and registrations.json are in {options.out}")
+    return 0 if all(result["good"] for result in results) else 1
+
+
+def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: Path, progress: bool) -> dict[str, Any]:
+    source = _read_image(path)
     small_source, small_target = (_shrink(image, options.size) for image in (source, target))
-    generator = torch.Generator().manual_seed(options.seed)
     found = register(
-        small_source, small_target, options.motion, steps=options.steps, generator=generator, progress=True
+        small_source,
+        small_target,
+        options.motion,
+        steps=options.steps,
+        generator=torch.Generator().manual_seed(options.seed),
+        progress=progress,
+        photometric=True,
+        loss="huber",
+        overlap=not options.black,
     )
     matrix = _resized_matrix(found.matrix, small_source, small_target, source, target)
     aligned = warp_perspective(source, matrix, _size(target))
-    _write_image(aligned, options.out / "aligned.png")
-    _write_image(_overlay(aligned, target), options.out / "overlay.png")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_image(aligned, out / "aligned.png")
+    _write_image(_overlay(aligned, target), out / "overlay.png")
+    _write_image(_checkerboard(aligned, target), out / "checkerboard.png")
+    score = found.score.item()
     result = {
-        "source": str(options.source),
+        "source": str(path),
         "target": str(options.target),
         "motion": options.motion,
         "matrix": matrix[0].tolist(),
         "matrix_convention": "source to target, pixels, centres at integers",
+        "score": score,
+        "good": score >= options.min_score,
+        "converged": bool(found.converged.item()),
         "loss": {"first": found.loss[0].item(), "last": found.loss[-1].item()},
         "steps": options.steps,
         "seed": options.seed,
     }
-    (options.out / "registration.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"Mean squared difference {found.loss[0].item():.5f} at the start, {found.loss[-1].item():.5f} at the end.")
-    print(f"aligned.png, overlay.png (red: source, cyan: target) and registration.json are in {options.out}")
+    (out / "registration.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _summary(result: dict[str, Any]) -> str:
+    verdict = "good" if result["good"] else "FAILED"
+    converged = "converged" if result["converged"] else "not converged"
+    return f"{result['source']}: score {result['score']:.3f}, {verdict}, {converged}"
 
 
 def _read_image(path: Path) -> Tensor:
@@ -168,6 +222,14 @@ def _overlay(aligned: Tensor, target: Tensor) -> Tensor:
     """Red from one image, cyan from the other: grey where they agree."""
     red, cyan = (image.mean(1, keepdim=True) for image in (aligned, target))
     return torch.cat((red, cyan, cyan), 1)
+
+
+def _checkerboard(aligned: Tensor, target: Tensor) -> Tensor:
+    """Squares of one image among squares of the other: edges run on where they agree."""
+    height, width = _size(target)
+    side = max(1, max(height, width) // _SQUARES)
+    odd = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2 == 1
+    return torch.where(odd, aligned, target)
 
 
 def _corner_error(matrix: Tensor, truth: Tensor, size: tuple[int, int], dsize: tuple[int, int]) -> float:

@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
     return folder, truth[0]
 
 
-def test_register_writes_the_aligned_image_an_overlay_and_the_matrix(photos, tmp_path, capsys):
+def test_register_writes_the_aligned_image_its_comparisons_and_the_matrix(photos, tmp_path, capsys):
     folder, truth = photos
     arguments = [str(folder / "source.jpg"), str(folder / "target.png"), "--out", str(tmp_path / "out")]
     assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "128"]) == 0
@@ -35,6 +35,9 @@ def test_register_writes_the_aligned_image_an_overlay_and_the_matrix(photos, tmp
     assert (found @ corners - truth @ corners)[:2].abs().max() < 2
     assert result["motion"] == "similarity"
     assert result["loss"]["last"] < result["loss"]["first"]
+    assert result["score"] > 0.97
+    assert result["good"] is True
+    assert result["converged"] is True
     aligned, target = (
         np.asarray(Image.open(p), dtype=float) for p in (tmp_path / "out" / "aligned.png", folder / "target.png")
     )
@@ -43,7 +46,36 @@ def test_register_writes_the_aligned_image_an_overlay_and_the_matrix(photos, tmp
     overlay = np.asarray(Image.open(tmp_path / "out" / "overlay.png"), dtype=float)
     assert np.array_equal(overlay[..., 1], overlay[..., 2])
     assert np.abs(overlay[..., 0] - overlay[..., 1]).mean() < 8
-    assert "registration.json" in capsys.readouterr().out
+    board = np.asarray(Image.open(tmp_path / "out" / "checkerboard.png"), dtype=float)
+    assert np.array_equal(board[:31, :31], target[:31, :31])
+    assert np.array_equal(board[:31, 31:62], aligned[:31, 31:62])
+    printed = capsys.readouterr().out
+    assert "registration.json" in printed
+    assert "good, converged" in printed
+
+
+def test_a_folder_is_registered_against_one_target_and_a_failure_sets_the_exit_status(photos, tmp_path, capsys):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    Image.open(photos[0] / "source.jpg").save(folder / "b.jpg", quality=95)
+    Image.fromarray(data.coffee()[:300, :452]).save(folder / "a.png")
+    (folder / "notes.txt").write_text("not an image")
+    arguments = [str(folder), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")]
+    assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "64"]) == 1
+    results = json.loads((tmp_path / "out" / "registrations.json").read_text())
+    assert [result["good"] for result in results] == [False, True]
+    assert (tmp_path / "out" / "a.png" / "overlay.png").exists()
+    assert results[1] == json.loads((tmp_path / "out" / "b.jpg" / "registration.json").read_text())
+    assert "FAILED" in capsys.readouterr().out
+    only = [str(folder / "b.jpg"), str(photos[0] / "target.png"), "--out", str(tmp_path / "out"), "--size", "64"]
+    assert cli.main(["register", *only, "--motion", "similarity", "--min-score", "1.1"]) == 1
+
+
+def test_a_folder_without_images_is_named(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["register", str(tmp_path), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert f"{tmp_path} holds no images" in capsys.readouterr().err
 
 
 def test_the_demo_recovers_what_bilinear_cannot_and_draws_it(tmp_path, capsys):
