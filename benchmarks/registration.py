@@ -34,7 +34,7 @@ _NEAR = 0.3
 PLAIN = ("8x", "4x")
 # The problems beside the plain ones get the first photos, and kornia, which takes seconds a problem, fewer.
 FEWER = 24
-TIMED, ROUNDS = 20, 3
+TIMED, ROUNDS = 20, 2
 FEWER_FOR_KORNIA = {True: 20, False: 10}
 
 # Every set of problems: how much smaller the target is, how strong the warps, and what is done to the target.
@@ -112,10 +112,10 @@ def main() -> None:
         "Registration beside its peers",
         f"Recall below a corner error of {FOUND} half widths over {options.photos} photos, one warp each; beside the "
         f"plain problems (8x, 4x) over the first {min(FEWER, options.photos)}. Time: milliseconds an image of the 4x "
-        f"problems, in batches of {TIMED}, the least of {ROUNDS} rounds in which the methods take turns. Scales of standard deviation sqrt(2)/2 in log2; the "
-        f"targets are 8 or 4 times smaller than the photos of {SIZE} pixels. Noise: of standard deviation 0.1. "
-        "Light: a gain of 2 to the power of a normal of standard deviation 0.5, clipped at 1, and a bias of 0.2. "
-        "Hidden: a patch of one colour, 0.4 of the target's side.",
+        f"problems, in batches of {TIMED}, the least of {ROUNDS} rounds in which the methods take turns. Scales have a "
+        f"standard deviation of sqrt(2)/2 in log2; targets are 8 or 4 times smaller than the photos of {SIZE} pixels. "
+        "Noise: of standard deviation 0.1. Light: a gain of 2 to the power of a normal of standard deviation 0.5, "
+        "clipped at 1, and a bias of 0.2 times a normal. Hidden: a patch of one colour, 0.4 of the target's side.",
         ["method", *CASES, "ms"],
         [[name, *(_cell(by_case, case) for case in CASES), _time(times, name)] for name, by_case in done.items()],
         {"problems": done, "seconds": times},

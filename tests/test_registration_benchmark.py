@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from benchmarks import alignment, registration
+
+
+@pytest.fixture
+def folder_of_photos(tmp_path):
+    for name in ("chelsea", "coffee", "rocket"):
+        Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_path, monkeypatch, capsys):
+    methods = registration._methods(["opencv", "kornia"])
+    few = {name: methods[name] for name in (registration.MAIN, "phase correlation", "Gauss-Newton, 1 start")}
+    calls = []
+
+    def counted(name):
+        return lambda *arguments: calls.append(name) or few[name](*arguments)
+
+    monkeypatch.setattr(registration, "_methods", lambda without: {name: counted(name) for name in few})
+    monkeypatch.setattr(registration, "CASES", {"8x": (8, 1.0, ""), "8x, hidden": (8, 0.0, "hidden")})
+    monkeypatch.setattr(registration, "ROUNDS", 1)
+    out = tmp_path / "registration.json"
+    kept = tmp_path / "registration.partial.json"
+    result = {"errors": [0.0, 1.0], "scores": [0.9, 0.5]}
+    kept.write_text(json.dumps({"settings": {"photos": 2, "seed": 0}, "done": {registration.MAIN: {"8x": result}}}))
+    arguments = ["--data", str(folder_of_photos), "--photos", "2", "--json", str(out), "--threads", "1"]
+    monkeypatch.setattr("sys.argv", ["registration", *arguments])
+    registration.main()
+    table = json.loads(out.read_text())["table"]
+    cells = {row[0]: row[1:3] for row in table["rows"]}
+    assert cells[registration.MAIN][0] == "0.50"
+    assert cells["Gauss-Newton, 1 start"][1] == "-"
+    assert calls.count(registration.MAIN) == 2  # one set of problems, one round of timing
+    assert calls.count("phase correlation") == 3
+    assert out.with_suffix(".png").exists()
+    assert not kept.exists()
+    assert "| Gauss-Newton |" in capsys.readouterr().out
+
+
+def test_warps_of_other_sizes_keep_their_kind():
+    warps = alignment.draw_warps(50, seed=1)
+    torch.testing.assert_close(registration.scaled(warps, 1.0), warps, rtol=1e-4, atol=1e-5)
+    twice = registration.scaled(registration.scaled(warps, 0.5), 2.0)
+    torch.testing.assert_close(twice, warps, rtol=1e-4, atol=1e-5)
+    still = registration.scaled(warps, 0.0)
+    torch.testing.assert_close(still[:, :2, :2], torch.eye(2).expand(50, 2, 2))
+    torch.testing.assert_close(still[:, :2, 2], warps[:, :2, 2])
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
+    scores, good = torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([False, False, True, True])
+    assert registration.roc_auc(scores, good) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+
+
+@pytest.mark.parametrize("align", ["phase_correlation", "scale_space_gauss_newton"])
+def test_a_peer_finds_a_translation(align):
+    from benchmarks import registration_peers as peers
+
+    image = torch.from_numpy(data.chelsea()[50:250, 100:300].copy()).permute(2, 0, 1)[None].float() / 255
+    sources = torch.nn.functional.interpolate(image, (64, 64), mode="area")
+    truth = torch.eye(3)[None].clone()
+    truth[:, 0, 2] = 0.125
+    targets = peers.homography_warp(sources, truth, (32, 32))
+    found = getattr(peers, align)(sources, targets, 0)
+    assert (found - truth).abs().max() < 0.05
+
+
+def test_a_missing_opencv_is_named(monkeypatch):
+    from benchmarks import registration_peers as peers
+
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(SystemExit, match="OpenCV is missing: pip install opencv-python-headless"):
+        peers.ecc(5)(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 8, 8), 0)
