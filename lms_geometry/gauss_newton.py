@@ -254,7 +254,10 @@ def _compare(
     grid, jacobian = project(matrix, usable, (height, width), (size[0], size[1]), align_corners=False)
     grid = grid.view(batch, starts * height, width, 2)
     jacobian = jacobian.expand(-1, height, width, -1, -1).reshape(batch, starts * height, width, 2, 2)
-    padding = "zeros" if problem.source_mask is None else "border"
+    # Where only the overlap counts, an edge of zeros would spoil the slopes beside it. To wide samples a border that
+    # goes on forever is worse: it looks like image.
+    exact = not isinstance(sampling, LinearizedSampling) or not sampling.intercept
+    padding = "border" if problem.source_mask is not None and exact else "zeros"
     with torch.enable_grad():
         points = grid.nan_to_num(_FAR).clamp(-_FAR, _FAR).requires_grad_()
         if isinstance(sampling, LinearizedSampling):
