@@ -50,6 +50,7 @@ CASES: dict[str, tuple[int, float, str]] = {
 }
 MAIN = "Gauss-Newton"
 ROBUST = "Gauss-Newton, photometric, Huber"
+FAST = "Gauss-Newton, 1 start, 20 steps"
 # What the parts of the search bring: the same with one thing changed. On the plain problems only.
 PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Gauss-Newton, 1 start": ({"starts": 1}, {}),
@@ -136,6 +137,7 @@ def _methods(without: list[str]) -> dict[str, Method]:
     methods: dict[str, Method] = {
         MAIN: _ours(),
         ROBUST: _ours(photometric=True, loss="huber"),
+        FAST: _ours(starts=1, steps=20),
         "Adam": _ours(optimizer="adam"),
         "bilinear, Gauss-Newton": _ours(sampling="bilinear", optimizer="gauss-newton", starts=5),
         "scale space, Gauss-Newton": _peer(peers.scale_space_gauss_newton),

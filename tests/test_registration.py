@@ -254,6 +254,14 @@ def test_a_converged_image_stands_still():
     assert short.converged.tolist() == [False]
 
 
+def test_in_the_finish_the_loss_never_rises():
+    source = _scene(SIZE)
+    target = warp_perspective(source, _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE)
+    target = target + 0.2 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
+    found = register(source, target, generator=torch.Generator().manual_seed(0))
+    assert (found.loss[45:].diff(dim=0) <= 0).all()
+
+
 @pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
 def test_a_gain_and_a_bias_are_fitted_when_asked(optimizer):
     truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
