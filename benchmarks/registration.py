@@ -2,7 +2,7 @@
 
     python -m benchmarks.registration --data DIR [--photos 80] [--seed 0] [--json FILE] [--threads N] [--without opencv]
 
-The problems are those of section 6.4, as in ``benchmarks.alignment``; then harder and easier ones: warps of other
+The problems are those of section 6.4, with photos of 128 pixels; then harder and easier ones: warps of other
 sizes, translations only, and targets with noise, with another brightness and contrast, and with a part hidden. The
 table gives the share of problems whose mean corner error, in half widths, ends below 0.02. With ``--json`` every method
 on every set of problems is kept as it is done, and a second run goes on where the first one stopped.
@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import registration_peers as peers
-from benchmarks.alignment import SIZE, draw_warps
 from benchmarks.photos import load_photos
 from benchmarks.results import report
 from lms_geometry import gauss_newton, register
 
+SIZE = 128
 FOUND = 0.02
 _NEAR = 0.3
 PLAIN = ("8x", "4x")
@@ -195,6 +195,19 @@ def _times(methods: dict[str, Method], photos: Tensor, seed: int) -> dict[str, f
         methods[name](photos[:count], targets[:count], seed)
         least[name] = min(least[name], (time.perf_counter() - begin) / count)
     return {name: round(seconds, 6) for name, seconds in least.items()}
+
+
+def draw_warps(count: int, seed: int) -> Tensor:
+    """Target-to-source warps ``R S x + t``, normalised, ``(count, 3, 3)``; normals beyond two are drawn again."""
+    generator = torch.Generator().manual_seed(seed)
+    normals = torch.randn(count, 5, generator=generator)
+    while (far := normals.abs() > 2).any():
+        normals = torch.where(far, torch.randn(count, 5, generator=generator), normals)
+    angle, scales, shift = normals[:, 0] * math.pi / 4, (normals[:, 1:3] * 0.5**0.5).exp2(), normals[:, 3:] * 0.2
+    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).view(-1, 2, 2)
+    warps = torch.eye(3).repeat(count, 1, 1)
+    warps[:, :2, :2], warps[:, :2, 2] = rotation * scales[:, None], shift
+    return warps
 
 
 def scaled(warps: Tensor, strength: float) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from benchmarks import alignment, registration
+from benchmarks import registration
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_p
 
 
 def test_warps_of_other_sizes_keep_their_kind():
-    warps = alignment.draw_warps(50, seed=1)
+    warps = registration.draw_warps(50, seed=1)
     torch.testing.assert_close(registration.scaled(warps, 1.0), warps, rtol=1e-4, atol=1e-5)
     twice = registration.scaled(registration.scaled(warps, 0.5), 2.0)
     torch.testing.assert_close(twice, warps, rtol=1e-4, atol=1e-5)
