@@ -92,7 +92,8 @@ def register(
 
     Args:
         source: images to move, shape :math:`(B, C, H, W)`.
-        target: images to move them onto, shape :math:`(B, C, h, w)`, of any size. Either batch may be 1.
+        target: images to move them onto, shape :math:`(B, C, h, w)`, of any size. Either batch may be 1. Either C may
+            be 1, grey; then the mean of the other's channels is compared with it.
         motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale an
             axis) | ``"affine"`` | ``"homography"``.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
@@ -172,6 +173,8 @@ def _problem(
     working = torch.promote_types(source.dtype, torch.float32)
     batch = source.shape[0] if target.shape[0] == 1 else target.shape[0]
     source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
+    if source.shape[1] != target.shape[1]:
+        source, target = (image.mean(1, keepdim=True) for image in (source, target))
     start = torch.eye(3, dtype=working, device=source.device).expand(batch, 3, 3)
     if init is not None:
         start = _frame(source) @ init.detach().to(working).inverse() @ _frame(target).inverse()
@@ -287,7 +290,9 @@ def _check(
     learning_rate: float,
 ) -> None:
     check_tensor("source", source, ("B", "C", "H", "W"))
-    check_tensor("target", target, ("B", source.shape[1], "h", "w"))
+    check_tensor("target", target, ("B", "C", "h", "w"))
+    if source.shape[1] != target.shape[1] and 1 not in (source.shape[1], target.shape[1]):
+        raise ValueError(f"target must have source's {source.shape[1]} channels or either 1, got {target.shape[1]}")
     check_same_device("target", target, "source", source)
     check_same_dtype("target", target, "source", source)
     check_same_batch("target", target, "source", source)

@@ -193,7 +193,7 @@ def test_the_number_of_threads_changes_no_digit():
     generator = torch.Generator().manual_seed(0)
     results = []
     try:
-        for count in (1, 2, 5):
+        for count in (1, 2, 5, 16):
             torch.set_num_threads(count)
             generator.manual_seed(0)
             size = (5, 3, 30, 40, 61, 67)

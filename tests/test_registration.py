@@ -89,6 +89,20 @@ def test_one_source_serves_many_targets():
     assert (_corner_error(found.matrix, truths, DSIZE) < 0.5).all()
 
 
+@pytest.mark.parametrize("grey", ["source", "target"])
+def test_a_grey_image_is_aligned_with_the_mean_of_the_others_channels(grey):
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    both = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    one = (both[0], target) if grey == "source" else (source, both[1])
+    found, expected = (
+        register(*images, "similarity", generator=torch.Generator().manual_seed(0)).matrix for images in (one, both)
+    )
+    assert torch.equal(found, expected)
+    assert _corner_error(found, truth, DSIZE) < 0.1
+
+
 def test_the_start_is_the_plain_resize_and_the_path_begins_there():
     source = _scene(SIZE)
     found = register(source, F.interpolate(source, DSIZE), steps=3)
@@ -180,7 +194,7 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
     ("call", "error", "message"),
     [
         (lambda: register(A[0], D), ValueError, r"source must have shape \(B, C, H, W\), got \(3, 16, 18\)"),
-        (lambda: register(A, D[:, :1]), ValueError, r"target must have shape \(B, 3, h, w\), got \(2, 1, 8, 9\)"),
+        (lambda: register(A, D[:, :2]), ValueError, "target must have source's 3 channels or either 1, got 2"),
         (lambda: register(A.byte(), D), TypeError, r"source must have a floating dtype, got torch\.uint8"),
         (
             lambda: register(A, D.double()),

@@ -21,7 +21,7 @@ struct sample_job {
     int64_t next_pixel;                                       /* of the Jacobian, from pixel to pixel */
     int64_t batch, channels, height, width, out_height, out_width, samples;
     float sigma, jitter, ridge;
-    int32_t to_whiten, intercept, mask, padding, align_corners, channels_last;
+    int32_t to_whiten, intercept, mask, padding, align_corners, channels_last, threads;
     int64_t taken;                                            /* items of work that threads have taken */
     int32_t out_of_memory;
 };
@@ -37,7 +37,7 @@ enum {
     BLOCK = 48,               /* output pixels that are worked on together */
     TOGETHER = 4,             /* images that share what the noise of a block says */
     LARGEST_PACKED = 1 << 14, /* texels of an image that is packed: those worked on together stay in the cache */
-    GRAIN = 4                 /* blocks that a thread takes at a time */
+    GRAIN = 4                 /* blocks that a thread takes at a time, where there are few images */
 };
 
 /* A point beyond, or no number, is moved here (sampling.py). Products of derivatives stay finite (footprint.py). */
@@ -45,9 +45,9 @@ enum {
 #define LARGEST_DERIVATIVE 1e4f
 
 typedef float float4 __attribute__((vector_size(16)));
-typedef float float8 __attribute__((vector_size(32), aligned(4)));
 typedef double double2 __attribute__((vector_size(16)));
 typedef int32_t int4 __attribute__((vector_size(16)));
+typedef int32_t int8 __attribute__((vector_size(32)));
 
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
@@ -58,8 +58,10 @@ typedef int32_t int4 __attribute__((vector_size(16)));
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define PERMUTE(a, ...) __builtin_shufflevector(a, a, __VA_ARGS__)
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int4){__VA_ARGS__})
+#define PERMUTE(a, ...) __builtin_shuffle(a, (int8){__VA_ARGS__})
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 

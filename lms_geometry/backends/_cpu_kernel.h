@@ -30,6 +30,10 @@
 #define sample NAME(sample)
 #define gradient NAME(gradient)
 
+/* Declared for every set anew: GCC keeps a vector that is wider than the set of its declaration in memory. */
+#define float8 NAME(float8)
+typedef float float8 __attribute__((vector_size(32), aligned(4)));
+
 /* Comparisons are false for NaN: these return numbers whatever comes. */
 ALWAYS_INLINE float clamp(float x, float low, float high)
 {
@@ -449,19 +453,20 @@ ALWAYS_INLINE void read_packed(const struct sample_job *job, const struct sample
     for (int i = 0; i < n; i += 4) {
         float4 values[4], slopes_x[4], slopes_y[4];
         for (int j = 0; j < 4; j++) {
-            float4 v = {0}, x = {0}, y = {0};
+            float8 v = {0}, x = {0}, y = {0}; /* of the texels to the left, and of those to the right */
             for (int64_t k = 0, at = i + j; k < job->samples; k++, at += BLOCK) {
-                const float *texel = packed + 4 * (int64_t)s->texel[at], *tap = s->tap + 4 * at;
-                const float4 read = tap[0] * *(const float4 *)texel + tap[1] * *(const float4 *)(texel + 4)
-                    + tap[2] * *(const float4 *)(texel + down) + tap[3] * *(const float4 *)(texel + down + 4);
+                const float *texel = packed + 4 * (int64_t)s->texel[at];
+                const float8 tap = *(const float8 *)(s->tap + 4 * at);
+                const float8 read = PERMUTE(tap, 0, 0, 0, 0, 1, 1, 1, 1) * *(const float8 *)texel
+                    + PERMUTE(tap, 2, 2, 2, 2, 3, 3, 3, 3) * *(const float8 *)(texel + down);
                 if (intercept)
                     v += s->value[at] * read;
                 x += s->slope_x[at] * read;
                 y += s->slope_y[at] * read;
             }
-            values[j] = v;
-            slopes_x[j] = x;
-            slopes_y[j] = y;
+            values[j] = ((float4 *)&v)[0] + ((float4 *)&v)[1];
+            slopes_x[j] = ((float4 *)&x)[0] + ((float4 *)&x)[1];
+            slopes_y[j] = ((float4 *)&y)[0] + ((float4 *)&y)[1];
         }
         transpose(values);
         transpose(slopes_x);
@@ -546,19 +551,22 @@ ALWAYS_INLINE void read(const struct sample_job *job, const struct samples *s, c
 void sample(struct sample_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, blocks = (pixels + BLOCK - 1) / BLOCK;
-    const int64_t items = (job->batch + TOGETHER - 1) / TOGETHER * blocks;
+    const int64_t groups = (job->batch + TOGETHER - 1) / TOGETHER, items = groups * blocks;
     const int64_t plane = job->samples * BLOCK;
     struct pixels p;
     struct samples s;
     struct moments all, some; /* of all draws, and of those inside */
 
-    /* An image that many samples read and that the cache holds is packed by every thread that reads it. */
+    /* An image that many samples read, and that the cache holds, is packed by every thread that reads it. So a thread
+     * takes whole groups of images where there are enough of them. Whether an image is packed must not depend on the
+     * threads, since it changes the order of a sum. */
+    const int64_t grain = groups >= 4 * job->threads ? blocks : GRAIN;
     const int64_t texels = job->height * job->width, packed_image = 4 * texels;
     const int to_pack = !job->channels_last && job->channels >= 2 && job->channels <= 4 && texels <= LARGEST_PACKED
         && pixels * job->samples >= 4 * texels;
     int64_t in_pack = -1;
 
-    float *memory = aligned_alloc(64, 16 * plane * sizeof(float)), *next = memory;
+    float *memory = aligned_alloc(64, (16 * plane + 16) * sizeof(float)), *next = memory;
     float *packed = to_pack ? aligned_alloc(64, (TOGETHER * packed_image * sizeof(float) + 63) / 64 * 64) : NULL;
     if (!memory || (to_pack && !packed)) {
         free(memory);
@@ -577,8 +585,8 @@ void sample(struct sample_job *job)
         ones[i] = 1;
 
     for (;;) {
-        const int64_t begin = __atomic_fetch_add(&job->taken, GRAIN, __ATOMIC_RELAXED);
-        const int64_t end = begin + GRAIN < items ? begin + GRAIN : items;
+        const int64_t begin = __atomic_fetch_add(&job->taken, grain, __ATOMIC_RELAXED);
+        const int64_t end = begin + grain < items ? begin + grain : items;
         if (begin >= items)
             break;
         for (int64_t item = begin; item < end; item++) {

@@ -78,6 +78,7 @@ def sample(
         if jacobian.shape[1:3] != (1, 1):
             jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 4
         jacobian = _once(jacobian).contiguous()
+    threads = _threads(reads * channels)
     job = _SampleJob(
         input.data_ptr(),
         grid.data_ptr(),
@@ -106,8 +107,9 @@ def sample(
         _PADDING_MODES[padding_mode],
         align_corners,
         channels_last,
+        threads,
     )
-    _run("sample", job, reads * channels)
+    _run("sample", job, threads)
     if job.out_of_memory:
         raise MemoryError("no memory for the samples of a block of pixels")
     return value, slope
@@ -119,7 +121,7 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
     out = gradient.new_empty((batch, h, w, 2))
     gradient, slope = gradient.contiguous(), slope.contiguous()
     job = _GradientJob(gradient.data_ptr(), slope.data_ptr(), out.data_ptr(), batch, channels, h * w)
-    _run("gradient", job, gradient.numel())
+    _run("gradient", job, _threads(gradient.numel()))
     return out
 
 
@@ -130,6 +132,7 @@ class _SampleJob(ctypes.Structure):
         *((name, c_int64) for name in ("batch", "channels", "height", "width", "out_height", "out_width", "samples")),
         *((name, c_float) for name in ("sigma", "jitter", "ridge")),
         *((name, c_int32) for name in ("to_whiten", "intercept", "mask", "padding", "align_corners", "channels_last")),
+        ("threads", c_int32),
         ("taken", c_int64),
         ("out_of_memory", c_int32),
     )
@@ -152,11 +155,17 @@ def _step(tensor: Tensor) -> int:
     return 0 if tensor.shape[0] == 1 else tensor.stride(0)
 
 
-def _run(kernel: str, job: ctypes.Structure, reads: int) -> None:
-    """Do a job on as many of torch's threads as are worth waking. They take its parts until none is left."""
+def _threads(reads: int) -> int:
+    """As many of torch's threads as are worth waking."""
+    if _team is None or _forked:
+        return 1
+    return max(1, min(torch.get_num_threads(), reads // _READS_A_THREAD))
+
+
+def _run(kernel: str, job: ctypes.Structure, threads: int) -> None:
+    """Do a job on so many threads. They take its parts until none is left."""
     function = getattr(_library, f"{kernel}_{_instructions}")
-    threads = min(torch.get_num_threads(), reads // _READS_A_THREAD)
-    if threads > 1 and _team is not None and not _forked:
+    if threads > 1 and _team is not None:
         _team(function, byref(job), c_uint(threads), c_uint(0))
     else:
         function(byref(job))
