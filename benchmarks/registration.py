@@ -34,7 +34,7 @@ _NEAR = 0.3
 PLAIN = ("8x", "4x")
 # The problems beside the plain ones get the first photos, and kornia, which takes seconds a problem, fewer.
 FEWER = 24
-TIMED, ROUNDS = 20, 2
+TIMED, ROUNDS = 80, 2
 FEWER_FOR_KORNIA = {True: 20, False: 10}
 
 # Every set of problems: how much smaller the target is, how strong the warps, and what is done to the target.
@@ -249,7 +249,10 @@ def _cell(by_case: dict[str, Any], case: str) -> str:
 
 
 def _time(times: dict[str, float], name: str) -> str:
-    return f"{times[name] * 1e3:.3g}" if name in times else "-"
+    if name not in times:
+        return "-"
+    milliseconds = 1e3 * times[name]
+    return f"{milliseconds:.0f}" if milliseconds >= 10 else f"{milliseconds:.1f}"
 
 
 def roc_auc(scores: Tensor, good: Tensor) -> float:
