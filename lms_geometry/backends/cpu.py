@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.backends import eager
+from lms_geometry.backends.batches import image_stride, unexpanded
 from lms_geometry.config import LinearizedSampling
 
 image_gradient = eager.image_gradient
@@ -66,18 +67,18 @@ def sample(
     if value.numel() == 0:
         return value, slope
     reads = batch * h * w * sampling.num_samples
-    input = _once(input)
+    input = unexpanded(input)
     channels_last = channels >= _CHANNELS_AT_ONCE and (
         input.is_contiguous(memory_format=torch.channels_last) or reads > input.shape[0] * height * width
     )
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    grid = _once(grid).contiguous()
-    noise = _once(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
+    grid = unexpanded(grid).contiguous()
+    noise = unexpanded(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
     next_pixel = 0
     if jacobian is not None:
         if jacobian.shape[1:3] != (1, 1):
             jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 4
-        jacobian = _once(jacobian).contiguous()
+        jacobian = unexpanded(jacobian).contiguous()
     threads = _threads(reads * channels)
     job = _SampleJob(
         input.data_ptr(),
@@ -86,10 +87,10 @@ def sample(
         noise.data_ptr(),
         value.data_ptr(),
         slope.data_ptr(),
-        _step(input),
-        _step(grid),
-        0 if jacobian is None else _step(jacobian),
-        _step(noise),
+        image_stride(input),
+        image_stride(grid),
+        0 if jacobian is None else image_stride(jacobian),
+        image_stride(noise),
         next_pixel,
         batch,
         channels,
@@ -143,16 +144,6 @@ class _GradientJob(ctypes.Structure):
         *((name, c_void_p) for name in ("value_gradient", "slope", "grid_gradient")),
         *((name, c_int64) for name in ("batch", "channels", "pixels", "taken")),
     )
-
-
-def _once(tensor: Tensor) -> Tensor:
-    """One image of a batch that is one image expanded, else the batch."""
-    return tensor[:1] if tensor.stride(0) == 0 else tensor
-
-
-def _step(tensor: Tensor) -> int:
-    """How far it is from image to image, 0 where all share one."""
-    return 0 if tensor.shape[0] == 1 else tensor.stride(0)
 
 
 def _threads(reads: int) -> int:

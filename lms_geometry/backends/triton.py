@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lms_geometry.backends import _triton_kernels as kernels
 from lms_geometry.backends import eager
+from lms_geometry.backends.batches import image_stride, unexpanded
 from lms_geometry.config import LinearizedSampling
 
 _DEVICES = ("cuda", "xpu")  # AMD's GPUs are "cuda" too
@@ -74,13 +75,13 @@ def sample(
     pixels = max(1, min(128, (1024 if at_once <= 4 else 2048 // at_once) // samples))
     blocks = batch * triton.cdiv(h * w, pixels)
     programs, group = _deal(channels, at_once, blocks)
-    grid = _once(grid).contiguous()
-    noise = _once(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
+    grid = unexpanded(grid).contiguous()
+    noise = unexpanded(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
     next_pixel = 0
     if jacobian is not None:
         if jacobian.shape[1:3] != (1, 1):
             jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 1
-        jacobian = _once(jacobian).contiguous()
+        jacobian = unexpanded(jacobian).contiguous()
     with _device_of(input):
         kernels.sample[blocks, programs](
             input,
@@ -93,10 +94,10 @@ def sample(
             input.stride(1),
             input.stride(2) // at_once,
             input.stride(3) // at_once,
-            _step(grid) // 2,
-            0 if jacobian is None else _step(jacobian) // 4,
+            image_stride(grid) // 2,
+            0 if jacobian is None else image_stride(jacobian) // 4,
             next_pixel,
-            _step(noise) // 2,
+            image_stride(noise) // 2,
             channels,
             height,
             width,
@@ -155,13 +156,13 @@ def image_gradient(
     blocks = batch * triton.cdiv(h * w, pixels)
     if gradient.numel() > 0:
         programs, group = _deal(channels, 1, blocks)
-        grid = _once(grid).contiguous()
+        grid = unexpanded(grid).contiguous()
         with _device_of(input):
             kernels.image_gradient[blocks, programs](
                 gradient.contiguous(),
                 grid,
                 out,
-                _step(grid) // 2,
+                image_stride(grid) // 2,
                 channels,
                 height,
                 width,
@@ -190,16 +191,6 @@ def _reach(input: Tensor) -> int:
     return sum((n - 1) * step for n, step in zip(input.shape[1:], input.stride()[1:], strict=True))
 
 
-def _once(tensor: Tensor) -> Tensor:
-    """One image of a batch that is one image expanded, else the batch."""
-    return tensor[:1] if tensor.stride(0) == 0 else tensor
-
-
-def _step(tensor: Tensor) -> int:
-    """How far it is from image to image, 0 where all share one."""
-    return 0 if tensor.shape[0] == 1 else tensor.stride(0)
-
-
 def _deal(channels: int, at_once: int, blocks: int) -> tuple[int, int]:
     """How many programs share the channels of a block, and how many times each does so many of them at once."""
     steps = triton.cdiv(channels, at_once)
@@ -215,7 +206,7 @@ def _side_by_side(input: Tensor, at_once: int) -> Tensor:
     batch, channels, height, width = input.shape
     if input.stride(1) == 1 and all(n % at_once == 0 for n in (channels, *input.stride()[2:], input.stride(0))):
         return input
-    once = _once(input)
+    once = unexpanded(input)
     steps, texels = triton.cdiv(channels, at_once), 128
     out = input.new_empty((len(once), height, width, steps * at_once))
     with _device_of(input):
