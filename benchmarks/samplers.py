@@ -7,7 +7,6 @@ a sampler that is annealed how much of a descent is done.
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from lms_geometry import LinearizedSampling, grid_sample_linearized, homography_warp_linearized
+from lms_geometry.annealing import ANNEALED_SHARE, annealed
 
 Read = Callable[[Tensor, tuple[int, int], float, torch.Generator], Tensor]
 Sampler = Callable[[Tensor], Read]
@@ -26,8 +26,7 @@ Anneal = tuple[float, float]
 RELEASED = LinearizedSampling(sigma=0.25, mask_out_of_bounds=False)
 WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
 
-# Annealing ends after this share of a descent; then the value is the exact one, so that the loss is 0 at the truth.
-_ANNEALED = 0.75
+# A scale space is blurred anew so many times while it is annealed.
 _LEVELS = 10
 
 
@@ -51,7 +50,7 @@ def scale_space(first: float) -> Sampler:
         level = _levels(images)
 
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, *_: torch.Generator) -> Tensor:
-            blur = first * (1 - min(_stage(progress) / _ANNEALED, 1.0))
+            blur = first * (1 - min(_stage(progress) / ANNEALED_SHARE, 1.0))
             canvas, enlarged = level(blur * images.shape[-1] / dsize[1])
             return peers.bilinear(canvas, _grid(warps / enlarged, dsize))
 
@@ -70,7 +69,7 @@ def linearized(
 
     def prepare(images: Tensor) -> Read:
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, generator: torch.Generator) -> Tensor:
-            settings = sampling if anneal is None else annealed(sampling, anneal, progress)
+            settings = sampling if anneal is None else annealed(sampling, anneal, progress, ANNEALED_SHARE)
             return homography_warp_linearized(
                 images,
                 convert_affinematrix_to_homography(warps),
@@ -93,8 +92,8 @@ def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share
         level = _levels(images)
 
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, generator: torch.Generator) -> Tensor:
-            settings = sampling if anneal is None else annealed(sampling, anneal, _stage(progress))
-            blur = share * settings.sigma if progress < _ANNEALED else 0.0
+            settings = sampling if anneal is None else annealed(sampling, anneal, _stage(progress), ANNEALED_SHARE)
+            blur = share * settings.sigma if progress < ANNEALED_SHARE else 0.0
             canvas, enlarged = level(blur * images.shape[-1] / dsize[1])
             matrix = convert_affinematrix_to_homography(warps / enlarged)
             return homography_warp_linearized(canvas, matrix, dsize, sampling=settings, generator=generator)
@@ -145,16 +144,9 @@ def authors(folder: Path) -> Sampler:
     return prepare
 
 
-def annealed(sampling: LinearizedSampling, anneal: Anneal, progress: float) -> LinearizedSampling:
-    """The settings after a share of a descent, as in :func:`lms_geometry.register`."""
-    first, last = anneal
-    sigma = first * (last / first) ** min(progress / _ANNEALED, 1.0)
-    return replace(sampling, sigma=sigma, intercept=sampling.intercept and progress < _ANNEALED)
-
-
 def _stage(progress: float) -> float:
     """The progress at which the present one of ten levels began."""
-    return int(progress * _LEVELS / _ANNEALED) / _LEVELS * _ANNEALED
+    return int(progress * _LEVELS / ANNEALED_SHARE) / _LEVELS * ANNEALED_SHARE
 
 
 def _grid(warps: Tensor, dsize: tuple[int, int]) -> Tensor:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lms_geometry.checks import MODES, PADDING_MODES, check_sampling
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.sampling import MODES, PADDING_MODES, carries_gradient, grid_sample_linearized
+from lms_geometry.sampling import carries_gradient, grid_sample_linearized
 
 from . import patched, report
 from .draws import Draws
@@ -383,8 +384,8 @@ def _check(target: object, sampling: object, include: object, exclude: object, s
             "target must not be TorchScript, whose samplers cannot be reached: linearize the Python module it was made "
             "from, or replace(module, 'name', adapter) what calls it"
         )
-    if sampling is not None and not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    if sampling is not None:
+        check_sampling(sampling)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise TypeError(f"seed must be an int or None, got {seed!r}")
     report.check_patterns("include", include, target)

@@ -5,6 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lms_geometry.config import LinearizedSampling
+
+# In the order of torch's own numbers for them.
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection")
+
 
 def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
@@ -50,3 +56,19 @@ def check_size(name: str, value: object) -> tuple[int, int]:
     if not isinstance(value, Sequence) or len(value) != 2 or min(value) < 0:
         raise ValueError(f"{name} must be (height, width), both at least 0, got {value!r}")
     return value[0], value[1]
+
+
+def check_sampling(sampling: object) -> None:
+    """Raise unless ``sampling`` is settings of the method."""
+    if not isinstance(sampling, LinearizedSampling):
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+
+
+def check_noise(
+    noise: Tensor | None, sampling: LinearizedSampling, batch: int, size: tuple[int, int], input: Tensor
+) -> None:
+    """Raise unless noise, if any, is draws for an output of ``size``, shared or of each of a batch."""
+    if noise is not None:
+        wanted = (sampling.num_samples - 1, *size, 2)
+        check_tensor("noise", noise, wanted if noise.ndim == 4 else (batch, *wanted))
+        check_same_device("noise", noise, "input", input)

@@ -17,11 +17,13 @@ from kornia.geometry.grid import create_meshgrid
 from torch import Tensor
 
 from lms_geometry.agreement import Loss, Residual, residual
+from lms_geometry.annealing import annealed
+from lms_geometry.backends.eager import usable_points
+from lms_geometry.backends.operator import linearized_sample
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.motions import Motion, motion_derivative, motion_matrix, turned
 from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project
-from lms_geometry.sampling import grid_sample_linearized
 
 # The search: until which share of the steps, at which longer side of the target, how many starts then go on, and how
 # many of the motion's parameters move: shear and perspective wait, since they can explain a wrong turn away.
@@ -38,8 +40,6 @@ _LONGEST_STEP = 0.2
 _CONVERGED = 1e-4
 # What a pixel reads is counted where so much of it is in the source's mask.
 WHOLLY_SEEN = 0.99
-# Half widths. A point beyond, or nowhere, is moved here, outside.
-_FAR = 1e5
 
 
 @dataclass(frozen=True)
@@ -258,24 +258,30 @@ def _compare(
     # goes on forever is worse: it looks like image.
     exact = not isinstance(sampling, LinearizedSampling) or not sampling.intercept
     padding = "border" if problem.source_mask is not None and exact else "zeros"
-    with torch.enable_grad():
-        points = grid.nan_to_num(_FAR).clamp(-_FAR, _FAR).requires_grad_()
-        if isinstance(sampling, LinearizedSampling):
-            noise = draw_noise(sampling, (height, width), generator=generator, device=grid.device, dtype=grid.dtype)
-            moved = grid_sample_linearized(
-                problem.source,
-                points,
-                padding_mode=padding,
-                align_corners=False,
-                sampling=sampling,
-                jacobian=jacobian,
-                noise=noise.repeat(1, starts, 1, 1),
-            )
-        else:
-            moved = F.grid_sample(problem.source, points, padding_mode=padding, align_corners=False)
-        slope = torch.stack(
-            [torch.autograd.grad(channel.sum(), points, retain_graph=True)[0] for channel in moved.unbind(1)], 1
+    points = usable_points(grid)
+    if isinstance(sampling, LinearizedSampling):
+        noise = draw_noise(sampling, (height, width), generator=generator, device=grid.device, dtype=grid.dtype)
+        moved, slope = linearized_sample(
+            problem.source,
+            points,
+            jacobian,
+            noise.repeat(1, starts, 1, 1),
+            sampling.sigma,
+            sampling.jitter,
+            sampling.ridge,
+            sampling.intercept,
+            sampling.mask_out_of_bounds,
+            "gaussian",  # whitened already
+            "bilinear",
+            padding,
+            False,
         )
+    else:
+        with torch.enable_grad():
+            points.requires_grad_()
+            moved = F.grid_sample(problem.source, points, padding_mode=padding, align_corners=False)
+            channels = [torch.autograd.grad(c.sum(), points, retain_graph=True)[0] for c in moved.unbind(1)]
+        slope = torch.stack(channels, 1)
     moved = moved.detach().unflatten(2, (starts, height)).transpose(1, 2)
     slope = slope.unflatten(2, (starts, height)).transpose(1, 2)
     wanted = problem.target_mask[:, None]
@@ -316,9 +322,7 @@ def _annealed(
 ) -> LinearizedSampling | Literal["bilinear"]:
     if not isinstance(sampling, LinearizedSampling) or anneal is None:
         return sampling
-    first, last = anneal
-    sigma = first * (last / first) ** (share / _SEARCH[-1][0])
-    return replace(sampling, sigma=sigma, intercept=sampling.intercept and share < _EXACT)
+    return annealed(sampling, anneal, share, _EXACT)
 
 
 def _shrink(image: Tensor, longest: int) -> Tensor:

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from kornia.geometry.conversions import normal_transform_pixel
 from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
 from lms_geometry.agreement import Loss, agreement, residual
+from lms_geometry.annealing import ANNEALED_SHARE, annealed
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.gauss_newton import WHOLLY_SEEN, Descent, Problem, descend
 from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
+from lms_geometry.projection import pixel_normalisation
 from lms_geometry.warp import homography_warp_linearized
 
 Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
@@ -26,7 +27,6 @@ _DEFAULT_ANNEAL: dict[Optimizer, tuple[float, float]] = {"gauss-newton": (4.0, 0
 _DEFAULT_STEPS: dict[Optimizer, int] = {"gauss-newton": 60, "adam": 200}
 _DEFAULT_STARTS = 5
 _MOST_STARTS = 8
-_ANNEALED_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def _adam(
         for step in ticks:
             matrix = problem.start @ motion_matrix(problem.motion, parameters, dsize)
             if isinstance(sampling, LinearizedSampling):
-                settings = sampling if anneal is None else _annealed(sampling, anneal, step / steps)
+                settings = sampling if anneal is None else annealed(sampling, anneal, step / steps, ANNEALED_SHARE)
                 moved = homography_warp_linearized(source, matrix, dsize, sampling=settings, generator=generator)
             else:
                 moved = (
@@ -254,21 +254,13 @@ def _registration(problem: Problem, found: Descent) -> Registration:
 
 def _frame(image: Tensor) -> Tensor:
     """From an image's pixels to its normalised coordinates, ``(1, 3, 3)``."""
-    height, width = image.shape[-2:]
-    return normal_transform_pixel(height, width, device=image.device, dtype=image.dtype, align_corners=False)
+    return pixel_normalisation((image.shape[-2], image.shape[-1]), align_corners=False, like=image)
 
 
 def _corners(size: tuple[int, int], like: Tensor) -> Tensor:
     height, width = size
     corners = [[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]
     return torch.tensor(corners, dtype=like.dtype, device=like.device)
-
-
-def _annealed(sampling: LinearizedSampling, anneal: tuple[float, float], share: float) -> LinearizedSampling:
-    """The settings after a share of the steps."""
-    first, last = anneal
-    sigma = first * (last / first) ** min(share / _ANNEALED_SHARE, 1.0)
-    return replace(sampling, sigma=sigma, intercept=sampling.intercept and share < _ANNEALED_SHARE)
 
 
 def _steps(steps: int, progress: bool) -> Iterable[int]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lms_geometry.checks import check_same_device, check_size, check_tensor
+from lms_geometry.checks import check_noise, check_same_device, check_sampling, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 from lms_geometry.sampling import carries_gradient, grid_sample_linearized
@@ -265,8 +265,7 @@ def _check(
     sampling: LinearizedSampling,
     noise: Tensor | None,
 ) -> None:
-    if not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    check_sampling(sampling)
     if min(input.shape) == 0:
         raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
     check_same_device("boxes", rois, "input", input)
@@ -279,7 +278,4 @@ def _check(
     strangers = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
     if strangers:
         raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {strangers}")
-    if noise is not None:
-        wanted = (sampling.num_samples - 1, *bins, 2)
-        check_tensor("noise", noise, wanted if noise.ndim == 4 else (len(rois), *wanted))
-        check_same_device("noise", noise, "input", input)
+    check_noise(noise, sampling, len(rois), bins, input)

@@ -8,12 +8,19 @@ from torch.autograd import forward_ad
 
 from lms_geometry.backends.eager import usable_points
 from lms_geometry.backends.operator import linearized_sample
-from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
+from lms_geometry.checks import (
+    MODES,
+    PADDING_MODES,
+    check_choice,
+    check_noise,
+    check_same_batch,
+    check_same_device,
+    check_same_dtype,
+    check_sampling,
+    check_tensor,
+)
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_independent
-
-MODES = ("bilinear", "nearest", "bicubic")
-PADDING_MODES = ("zeros", "border", "reflection")
 
 
 def grid_sample_linearized(
@@ -163,8 +170,7 @@ def _check(
     jacobian: Tensor | None,
     noise: Tensor | None,
 ) -> None:
-    if not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    check_sampling(sampling)
     check_tensor("input", input, ("B", "C", "H", "W"))
     check_tensor("grid", grid, ("B", "h", "w", 2))
     check_same_device("grid", grid, "input", input)
@@ -185,7 +191,4 @@ def _check(
                 f"jacobian must have shape ({batch}, {height}, {width}, 2, 2), or 1 for its first three lengths, "
                 f"got {tuple(jacobian.shape)}"
             )
-    if noise is not None:
-        wanted = (sampling.num_samples - 1, height, width, 2)
-        check_tensor("noise", noise, wanted if noise.ndim == 4 else (batch, *wanted))
-        check_same_device("noise", noise, "input", input)
+    check_noise(noise, sampling, batch, (height, width), input)

@@ -12,6 +12,7 @@ from kornia.geometry.conversions import (
 from torch import Tensor
 
 from lms_geometry.checks import (
+    PADDING_MODES,
     check_choice,
     check_same_batch,
     check_same_device,
@@ -20,7 +21,7 @@ from lms_geometry.checks import (
 )
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.projection import inverse, pixel_normalisation, project, unit_scale
-from lms_geometry.sampling import PADDING_MODES, grid_sample_linearized
+from lms_geometry.sampling import grid_sample_linearized
 
 
 def warp_affine_linearized(

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ZEROS, BORDER, REFLECTION };
+enum { ZEROS, BORDER, REFLECTION }; /* as PADDING_MODES of checks.py */
 
 /* Offsets count floats; an offset of 0 shares one entry. */
 struct sample_job {

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from lms_geometry.backends import eager
 from lms_geometry.backends.batches import image_stride, unexpanded
+from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import LinearizedSampling
 
 image_gradient = eager.image_gradient
-
-_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
 # Channels that the library reads at once where they lie side by side; fewer are read plane by plane.
 _CHANNELS_AT_ONCE = 8
@@ -105,7 +104,7 @@ def sample(
         sampling.pattern == "whitened",
         sampling.intercept,
         sampling.mask_out_of_bounds,
-        _PADDING_MODES[padding_mode],
+        PADDING_MODES.index(padding_mode),
         align_corners,
         channels_last,
         threads,

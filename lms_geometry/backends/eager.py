@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lms_geometry.checks import MODES, PADDING_MODES
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.footprint import finite_difference_jacobian, footprint, place
 from lms_geometry.least_squares import count_and_mean, solve_slope
@@ -85,8 +86,7 @@ def image_gradient(
     gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool
 ) -> Tensor:
     """The gradient for the image, by the centre's bilinear weights, computed in the grid's precision."""
-    modes, padding_modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
-    settings = modes.index(mode), padding_modes.index(padding_mode), align_corners
+    settings = MODES.index(mode), PADDING_MODES.index(padding_mode), align_corners
     backward = torch.ops.aten.grid_sampler_2d_backward
     image, points = input.to(grid.dtype), usable_points(grid)
     return backward(gradient.to(grid.dtype), image, points, *settings, (True, False))[0].to(input.dtype)
