@@ -1,11 +1,14 @@
 """The images of the experiments, from folders that a user fills; README.md says how to get each set."""
 
 import io
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -37,17 +40,14 @@ def _load_signs(folder: Path, count: int, size: int) -> Tensor:
     files: list[Path | io.BytesIO] = [*sorted(folder.rglob("*.ppm"))[:count]]
     if archives:
         with np.load(archives[0]) as archive:
-            blob, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
-        files = [io.BytesIO(blob[a:b]) for a, b in pairwise(ends[: count + 1])]
+            files = [*encoded_images(archive)[:count]]
     if len(files) < count:
         raise SystemExit(f"{folder} holds {len(files)} traffic signs, {count} are needed")
-    return torch.stack([_read(file, size) for file in files])
+    return torch.stack([read_sign(file, size) for file in files]).float() / 255
 
 
 def _load_digits(folder: Path, count: int, size: int) -> Tensor:
-    path = folder / "mnist.npz"
-    if not path.exists():
-        raise SystemExit(f"{path} is missing")
+    path = find_digits(folder)
     with np.load(path) as archive:
         digits = torch.from_numpy(archive["x_test"][:count])
     if digits.shape != (count, size, size):
@@ -55,7 +55,26 @@ def _load_digits(folder: Path, count: int, size: int) -> Tensor:
     return digits[:, None].float() / 255
 
 
-def _read(file: Path | io.BytesIO, size: int) -> Tensor:
+def encoded_images(archive: Mapping[str, NDArray[Any]]) -> list[io.BytesIO]:
+    """The image files that an archive holds end to end."""
+    blob, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
+    return [io.BytesIO(blob[a:b]) for a, b in pairwise(ends)]
+
+
+def read_sign(file: Path | io.BytesIO, size: int) -> Tensor:
+    """A whole image, resized, uint8 ``(3, size, size)``."""
     with Image.open(file) as image:
         pixels = np.array(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def find_digits(folder: Path) -> Path:
+    """MNIST's file.
+
+    Raises:
+        SystemExit: if it is not there.
+    """
+    path = folder / "mnist.npz"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing")
+    return path

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,10 +21,13 @@ from unittest.mock import patch
 import torch
 from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import registration_peers as peers
+from benchmarks.figures import save_figure
 from benchmarks.photos import load_photos
 from benchmarks.results import report
 from lms_geometry import gauss_newton, register
@@ -274,14 +278,18 @@ def _notes(done: dict[str, dict[str, Any]]) -> str:
 
 
 def _draw(done: dict[str, dict[str, Any]], times: dict[str, float], path: Path) -> None:
-    from matplotlib.figure import Figure
+    save_figure(path, (9.5, 4), partial(_draw_panels, done, times))
 
-    figure = Figure(figsize=(9.5, 4), layout="constrained")
+
+def _draw_panels(done: dict[str, dict[str, Any]], times: dict[str, float], figure: Figure) -> None:
     by_time, by_size = figure.subplots(1, 2)
     shown = [name for name in done if name not in PARTS]
     sizes = {"4x, warps / 2": 0.5, "4x": 1.0, "4x, warps x 1.5": 1.5}
     for index, name in enumerate(shown):
-        style: dict[str, Any] = {"color": f"C{index % 10}", "marker": "os^Dv"[index // 10 * 2 + index % 2]}
+        style: dict[str, Any] = {
+            "color": colormaps["tab10"](index % 10),
+            "marker": "os^Dv"[index // 10 * 2 + index % 2],
+        }
         result = done[name].get("4x")
         if result:
             by_time.plot(times[name] * 1e3, _recall(result), linestyle="", label=name, **style)
@@ -291,8 +299,6 @@ def _draw(done: dict[str, dict[str, Any]], times: dict[str, float], path: Path) 
     by_time.set(xscale="log", xlabel="milliseconds an image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.03, 1.03))
     by_size.set(xlabel="size of the warps, 1 as in the paper's experiment", ylim=(-0.03, 1.03))
     figure.legend(*by_time.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

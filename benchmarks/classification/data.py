@@ -7,7 +7,6 @@ tracks by heart; so whole tracks are held out.
 
 import csv
 import io
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+from benchmarks.datasets import encoded_images, find_digits, read_sign
 
 SIZE = 50
 HELD_OUT = 0.1
@@ -76,10 +76,8 @@ def _load_signs(folder: Path) -> Data:
 
 def _read_archive(path: Path) -> tuple[Images, list[int]]:
     with np.load(path) as archive:
-        blob, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
-        labels = archive["labels"].tolist()
+        files, labels = encoded_images(archive), archive["labels"].tolist()
         tracks = archive["track"].tolist() if "track" in archive else []
-    files = [io.BytesIO(blob[a:b]) for a, b in itertools.pairwise(ends)]
     return _decode(files, labels), tracks
 
 
@@ -102,17 +100,12 @@ def _read_release(folder: Path) -> tuple[Images, list[int], Images]:
 def _decode(files: Sequence[Path | io.BytesIO], labels: list[int]) -> Images:
     pixels = torch.empty(len(files), 3, SIZE, SIZE, dtype=torch.uint8)
     for i, file in enumerate(files):
-        with Image.open(file) as image:
-            resized = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        pixels[i] = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        pixels[i] = read_sign(file, SIZE)
     return Images(pixels, torch.tensor(labels))
 
 
 def _load_digits(folder: Path) -> Data:
-    path = folder / "mnist.npz"
-    if not path.exists():
-        raise SystemExit(f"{path} is missing")
-    with np.load(path) as archive:
+    with np.load(find_digits(folder)) as archive:
         train, test = (
             Images(
                 _strew(torch.from_numpy(archive[f"x_{split}"]), seed), torch.from_numpy(archive[f"y_{split}"]).long()

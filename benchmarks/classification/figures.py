@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.classification.data import SIZE, Images
 from benchmarks.classification.networks import Network
 from benchmarks.classification.train import Job, Run, Split
+from benchmarks.figures import save_figure
 
-_STYLE = Path(__file__).parents[2] / "docs" / "figure.mplstyle"
 _CLASSES = 10
 
 
@@ -22,8 +22,9 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
     samplers = list(dict.fromkeys(job.sampler for job in runs))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with plt.style.context(_STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(6.2, 0.6 + 2.3 * rows), squeeze=False, sharey=True)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axis, (transformer, rate) in zip(axes.flat, panels, strict=False):
             for number, sampler in enumerate(samplers):
                 curves = [run.curve for job, run in runs.items() if job[:3] == (transformer, sampler, rate)]
@@ -37,8 +38,8 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
             axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %", ylim=(0, None))
         lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+
+    save_figure(path, (6.2, 0.6 + 2.3 * rows), draw)
 
 
 @torch.no_grad()
@@ -61,11 +62,12 @@ def most_frequent(labels: Tensor) -> list[int]:
 
 def draw_views(path: Path, views: Mapping[str, Tensor]) -> None:
     """A row of average views a name."""
-    with plt.style.context(_STYLE):
-        figure, axes = plt.subplots(len(views), 1, figsize=(6.2, 0.85 * len(views)), squeeze=False)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(len(views), 1, squeeze=False)
         for axis, (name, means) in zip(axes.flat, views.items(), strict=True):
             axis.imshow(torch.cat(tuple(means), -1).permute(1, 2, 0).expand(-1, -1, 3).clamp(0, 1).numpy())
             axis.set_title(name, loc="left", fontsize=7)
             axis.axis("off")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+
+    save_figure(path, (6.2, 0.85 * len(views)), draw)
