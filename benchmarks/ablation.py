@@ -19,7 +19,7 @@ from benchmarks import patterns
 from benchmarks.datasets import load_images
 from benchmarks.figures import save_figure
 from benchmarks.gradients import angles_to_truth
-from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, recalls_of, show_recalls
+from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, descend, recalls_of, show_recalls
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import WHITENED, Draw, Sampler, linearized, on_pyramid
@@ -188,7 +188,8 @@ def _measure(photos: Tensor, groups: dict[str, dict[str, Sampler]], job: Job) ->
     if rate <= 1:
         images = F.interpolate(images, (SMALL, SMALL), mode="bilinear", antialias=True)
     padding_mode = "border" if "border" in name else "zeros"
-    return recalls_of(sampler, images, SCALES["milder"], rate, seed, int(job["steps"]), padding_mode)
+    find = partial(descend, sampler, steps=int(job["steps"]))
+    return recalls_of(find, images, SCALES["milder"], rate, seed, padding_mode)
 
 
 def _draw_settings(

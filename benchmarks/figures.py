@@ -18,6 +18,7 @@ LINES = {
     "released code's settings": {"color": "#a06cd5"},
     "whitened, 5 to 0.125": {"color": "#d1603d"},
     "whitened, sigma = 4": {"color": "#d1603d"},
+    "register": {"color": "#222222", "linestyle": ":"},
 }
 
 

@@ -6,39 +6,43 @@ target is the bilinear sample of the source through it. Descent starts at the id
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from kornia.geometry.conversions import normalize_homography
 from torch import Tensor
 
-from benchmarks.samplers import Read, Sampler
+from benchmarks.samplers import Sampler
+
+# What finds the warps ``(B, 2, 3)`` of sources and targets.
+Find = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 # Standard deviation of log2 of the scales. The paper's reaches 7 times up and down.
 SCALES = {"milder": 2**0.5 / 2, "paper's": 2**0.5}
 # Corner errors, in half widths, below which a share of the problems ends; those that tables show.
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 REPORTED = (0.02, 0.3)
+LEARNING_RATE = 0.02
 
 
 def recalls_of(
-    sampler: Sampler, images: Tensor, scale: float, rate: float, seed: int, steps: int, padding_mode: str = "zeros"
+    find: Find, images: Tensor, scale: float, rate: float, seed: int, padding_mode: str = "zeros"
 ) -> list[float]:
-    """The recall of a sampler at every threshold, on one problem an image.
+    """The recall of a method at every threshold, on one problem an image.
 
     Args:
-        sampler: what reads the images.
+        find: the method.
         images: the sources, ``(B, C, size, size)``.
         scale: standard deviation of log2 of the scales.
         rate: how many times a target is smaller than its source.
-        seed: of the warps, and of the sampler.
-        steps: of Adam.
+        seed: of the warps, and of the method.
         padding_mode: what targets show outside the source.
     """
     truth = draw_warps(len(images), scale, seed)
     side = max(round(images.shape[-1] / rate), 2)
     target = make_targets(images, truth, (side, side), padding_mode)
-    found = descend(sampler(images), target, torch.Generator().manual_seed(seed), steps)
+    found = find(images, target, torch.Generator().manual_seed(seed))
     errors = corner_errors(found, truth)
     return [(errors < threshold).float().mean().item() for threshold in THRESHOLDS]
 
@@ -68,16 +72,23 @@ def make_targets(images: Tensor, warps: Tensor, dsize: tuple[int, int], padding_
     return F.grid_sample(images, grid, "bilinear", padding_mode, align_corners=False)
 
 
-def descend(read: Read, target: Tensor, generator: torch.Generator, steps: int, learning_rate: float = 0.02) -> Tensor:
+def descend(sampler: Sampler, images: Tensor, target: Tensor, generator: torch.Generator, steps: int) -> Tensor:
     """The warps that Adam finds from the identity, minimising the squared error, ``(B, 2, 3)``."""
+    read = sampler(images)
     parameters = torch.zeros(len(target), 5, requires_grad=True)
-    optimizer = torch.optim.Adam([parameters], lr=learning_rate)
+    optimizer = torch.optim.Adam([parameters], lr=LEARNING_RATE)
     for step in range(steps):
         seen = read(to_warps(parameters), (target.shape[-2], target.shape[-1]), step / steps, generator)
         optimizer.zero_grad()
         (seen - target).square().mean((1, 2, 3)).sum().backward()
         optimizer.step()
     return to_warps(parameters).detach()
+
+
+def normalised(matrix: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """Source to target in pixels, as target to source in normalised coordinates, ``(B, 3, 3)``."""
+    size, dsize = ((image.shape[-2], image.shape[-1]) for image in (sources, targets))
+    return torch.linalg.inv(normalize_homography(matrix, size, dsize, align_corners=False))
 
 
 def corner_errors(found: Tensor, truth: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from benchmarks import registration_peers as peers
 from benchmarks.figures import save_figure
 from benchmarks.photos import load_photos
+from benchmarks.problems import normalised
 from benchmarks.results import report
 from lms_geometry import gauss_newton, register
 
@@ -158,7 +159,7 @@ def _ours(constants: dict[str, Any] | None = None, **given: Any) -> Method:  # n
         generator = torch.Generator().manual_seed(seed)
         with patch.dict(vars(gauss_newton), constants or {}):
             found = register(sources, targets, **{"motion": "anisotropic", "generator": generator, **given})
-        return peers.normalised(found.matrix, sources, targets), found.score
+        return normalised(found.matrix, sources, targets), found.score
 
     return align
 

@@ -20,6 +20,7 @@ from kornia.geometry.conversions import denormalize_homography, normalize_homogr
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
+from benchmarks.problems import normalised
 from lms_geometry import register
 
 Method = Callable[[Tensor, Tensor, int], Tensor]
@@ -119,12 +120,6 @@ def _scale_space(images: Tensor) -> tuple[list[Tensor], Tensor]:
         blurred = gaussian_blur2d(canvas, (side, side), (width, width), border_type="constant") if width else canvas
         levels.append(blurred)
     return levels, torch.diag(torch.tensor([0.5, 0.5, 1.0]))
-
-
-def normalised(matrix: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """Source to target in pixels, as target to source in normalised coordinates."""
-    size, dsize = ((image.shape[-2], image.shape[-1]) for image in (sources, targets))
-    return torch.linalg.inv(normalize_homography(matrix, size, dsize, align_corners=False))
 
 
 def _grey(images: Tensor) -> list[Any]:

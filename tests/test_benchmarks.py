@@ -164,7 +164,7 @@ def test_gradients_of_a_round_bump_point_to_the_truth():
 def test_alignment_gives_the_recall_of_each_sampler(folder_of_photos, run, capsys):
     arguments = ("--data", folder_of_photos, "--count", 3, "--rates", 8, "--steps", 5, "--draws", 2)
     rows = run(alignment, *arguments)["table"]["rows"]
-    assert [row[:2] for row in rows] == [[s, name] for s in problems.SCALES for name in alignment.SAMPLERS]
+    assert [row[:2] for row in rows] == [[s, name] for s in problems.SCALES for name in (*alignment.SAMPLERS, alignment.REGISTER)]
     assert "bilinear" in capsys.readouterr().out
 
 
@@ -204,7 +204,7 @@ def test_descent_finds_a_warp_that_a_small_step_reaches():
     truth = problems.to_warps(torch.tensor([[0.1, 0.05, -0.1, 0.05, 0.0], [-0.1, 0.0, 0.1, 0.0, -0.05]]))
     target = problems.make_targets(photo, truth, (16, 20))
     for sampler in (samplers.bilinear, alignment.SAMPLERS["whitened, mask off, 5 to 0.125"]):
-        found = problems.descend(sampler(photo), target, torch.Generator().manual_seed(0), 100)
+        found = problems.descend(sampler, photo, target, torch.Generator().manual_seed(0), 100)
         assert problems.corner_errors(found, truth).max() < 0.01
 
 
