@@ -24,7 +24,7 @@ Draw = Callable[[LinearizedSampling, tuple[int, int], torch.Generator], Tensor]
 Anneal = tuple[float, float]
 
 RELEASED = LinearizedSampling(sigma=0.25, mask_out_of_bounds=False)
-WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+WHITENED = LinearizedSampling.alignment()
 
 # A scale space is blurred anew so many times while it is annealed.
 _LEVELS = 10

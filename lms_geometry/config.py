@@ -77,3 +77,29 @@ class LinearizedSampling:
             True
         """
         return cls()
+
+    @classmethod
+    def alignment(cls) -> "LinearizedSampling":
+        """For aligning images by gradient descent: whitened samples without the mask.
+
+        The padding is a cue to where the image ends, which the mask would remove. Make ``sigma`` smaller while the
+        images come closer, as :func:`register` does, which takes these settings if it is given none.
+
+        Example:
+            >>> LinearizedSampling.alignment().mask_out_of_bounds
+            False
+        """
+        return cls(pattern="whitened", mask_out_of_bounds=False)
+
+    @classmethod
+    def training(cls) -> "LinearizedSampling":
+        """For a network that learns where to look: as for alignment, with ``sigma`` a quarter of an output pixel.
+
+        So the value is about the mean over the area of the output pixel, whose standard deviation is 0.29: more would
+        mix neighbours, and less would read a few texels of many.
+
+        Example:
+            >>> LinearizedSampling.training().sigma
+            0.25
+        """
+        return cls(sigma=0.25, pattern="whitened", mask_out_of_bounds=False)

@@ -22,7 +22,6 @@ from lms_geometry.warp import homography_warp_linearized
 Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 Optimizer = Literal["gauss-newton", "adam"]
 
-_DEFAULT_SAMPLING = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
 _DEFAULT_ANNEAL: dict[Optimizer, tuple[float, float]] = {"gauss-newton": (4.0, 0.0625), "adam": (8.0, 0.125)}
 _DEFAULT_STEPS: dict[Optimizer, int] = {"gauss-newton": 60, "adam": 200}
 _DEFAULT_STARTS = 5
@@ -98,7 +97,7 @@ def register(
             axis) | ``"affine"`` | ``"homography"``.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
             plain resize that lays the whole source on the whole target.
-        sampling: settings of the sampler. If ``None``, whitened samples without a mask, annealed. To compare with:
+        sampling: settings of the sampler. If ``None``, :meth:`LinearizedSampling.alignment`, annealed. To compare with:
             ``"bilinear"`` for plain ``grid_sample``, or, with Adam, a function called like
             :func:`kornia.geometry.homography_warp`, with the source, normalised target-to-source homographies and the
             target's size.
@@ -146,7 +145,7 @@ def register(
     if starts is None:
         starts = 1 if optimizer == "adam" or init is not None or motion == "translation" else _DEFAULT_STARTS
     if sampling is None:
-        sampling, anneal = _DEFAULT_SAMPLING, anneal or _DEFAULT_ANNEAL[optimizer]
+        sampling, anneal = LinearizedSampling.alignment(), anneal or _DEFAULT_ANNEAL[optimizer]
 
     with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
         problem = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)

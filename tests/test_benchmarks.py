@@ -164,7 +164,8 @@ def test_gradients_of_a_round_bump_point_to_the_truth():
 def test_alignment_gives_the_recall_of_each_sampler(folder_of_photos, run, capsys):
     arguments = ("--data", folder_of_photos, "--count", 3, "--rates", 8, "--steps", 5, "--draws", 2)
     rows = run(alignment, *arguments)["table"]["rows"]
-    assert [row[:2] for row in rows] == [[s, name] for s in problems.SCALES for name in (*alignment.SAMPLERS, alignment.REGISTER)]
+    names = [*alignment.SAMPLERS, alignment.REGISTER]
+    assert [row[:2] for row in rows] == [[s, name] for s in problems.SCALES for name in names]
     assert "bilinear" in capsys.readouterr().out
 
 

@@ -18,10 +18,9 @@ from benchmarks.classification import __main__ as classification
 from benchmarks.classification import steps
 from benchmarks.classification.data import SIZE, Data, Images, hold_out, load
 from benchmarks.classification.networks import SCALES, Network, similarity
-from benchmarks.classification.samplers import SAMPLERS, Sampler
+from benchmarks.classification.samplers import SAMPLERS, TRAINING, Sampler
 from benchmarks.classification.train import Job, prepare, train
 
-WHITENED = "whitened, sigma 0.5, mask off"
 CPU = torch.device("cpu")
 
 
@@ -158,21 +157,21 @@ def test_samples_follow_the_warp_but_not_in_the_released_code():
     x = torch.linspace(-1, 1, SIZE)
     bowl = (0.2 * (x[:, None] ** 2 + x**2)).expand(1, 1, -1, -1)
     intercepts = {}
-    for name in (WHITENED, "released code"):
+    for name in (TRAINING, "released code"):
         sampler = replace(SAMPLERS[name], sampling=replace(SAMPLERS[name].sampling, num_samples=200, jitter=0.0))
         for zoom in (0.3, 0.6):
             theta = torch.tensor([[[zoom, 0.0, 0.0], [0.0, zoom, 0.0]]])
             views = sampler.read(bowl, theta, SIZE, 5, torch.Generator().manual_seed(0))
             centre = bilinear(bowl, F.affine_grid(theta, [1, 1, 5, 5], align_corners=False))
             intercepts[name, zoom] = (views - centre)[0, 0, 2, 2].item()
-    assert intercepts[WHITENED, 0.6] == pytest.approx(4 * intercepts[WHITENED, 0.3], rel=0.15)
+    assert intercepts[TRAINING, 0.6] == pytest.approx(4 * intercepts[TRAINING, 0.3], rel=0.15)
     assert intercepts["released code", 0.6] == pytest.approx(intercepts["released code", 0.3], rel=0.01)
 
 
 def test_noise_of_each_image_is_its_own_only_where_asked():
     canvas = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
     theta = torch.eye(2, 3).repeat(2, 1, 1)
-    for name, alike in ((WHITENED, True), (f"{WHITENED}, noise for each image", False)):
+    for name, alike in ((TRAINING, True), (f"{TRAINING}, noise for each image", False)):
         views = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
         assert torch.equal(views[0], views[1]) == alike
 
@@ -217,7 +216,7 @@ def test_the_localiser_of_the_paper_has_its_layers():
     assert shapes[5] == (48, 1024)
 
 
-@pytest.mark.parametrize(("transformer", "sampler"), [("STN", WHITENED), ("ICSTN", "paper")])
+@pytest.mark.parametrize(("transformer", "sampler"), [("STN", TRAINING), ("ICSTN", "paper")])
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(data, tmp_path, transformer, sampler):
     job = Job(transformer, sampler, 8, 5)
     whole = train(job, SAMPLERS[sampler], small(8), 2, data, tmp_path / "whole.pt", CPU)
@@ -237,6 +236,8 @@ def test_a_finished_run_is_not_trained_again(data, tmp_path):
     written = path.stat().st_mtime_ns
     train(job, SAMPLERS["bilinear"], small(2), 2, data, path, CPU)
     assert path.stat().st_mtime_ns == written
+    with pytest.raises(SystemExit, match="is at step 2, beyond 1"):
+        train(job, SAMPLERS["bilinear"], small(1), 1, data, path, CPU)
 
 
 def test_training_ends_with_patience_and_keeps_the_best_weights(data, tmp_path):
@@ -251,7 +252,7 @@ def test_training_ends_with_patience_and_keeps_the_best_weights(data, tmp_path):
 
 
 def test_an_stn_learns_where_to_look(data, tmp_path):
-    run = train(Job("STN", WHITENED, 8, 0), SAMPLERS[WHITENED], small(120), 120, data, tmp_path / "run.pt", CPU)
+    run = train(Job("STN", TRAINING, 8, 0), SAMPLERS[TRAINING], small(120), 120, data, tmp_path / "run.pt", CPU)
     assert run.error < 0.1
 
 
@@ -327,7 +328,7 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
         "1",
     ]
     arguments += ["--seeds", "0", "1", "--rates", "8", "--transformers", "none", "ICSTN", "--samplers", "bilinear"]
-    arguments += [WHITENED, "--runs", str(tmp_path / "runs"), "--json", str(out)]
+    arguments += [TRAINING, "--runs", str(tmp_path / "runs"), "--json", str(out)]
     monkeypatch.setattr("sys.argv", arguments)
     classification.main()
     result = json.loads(out.read_text())
@@ -335,14 +336,14 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
     assert [row[:2] for row in rows] == [
         ["none", "bilinear"],
         ["ICSTN", "bilinear"],
-        ["ICSTN", WHITENED],
-        ["ICSTN", f"{WHITENED}, 64 samples when tested"],
-        ["ICSTN", f"{WHITENED}, bilinear when tested"],
+        ["ICSTN", TRAINING],
+        ["ICSTN", f"{TRAINING}, 64 samples when tested"],
+        ["ICSTN", f"{TRAINING}, bilinear when tested"],
     ]
     assert all("±" in row[2] for row in rows)
     assert {len(curve) for curve in result["raw"].values()} == {2}
     assert result["command"].startswith("python -m benchmarks.classification --data DIR --set mnist")
-    assert f"'{WHITENED}' --json" in result["command"]
+    assert f"'{TRAINING}' --json" in result["command"]
     assert (tmp_path / result["figure"]["file"]).exists()
     assert (tmp_path / "out_views.png").exists()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
@@ -354,7 +355,7 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
 def test_two_processes_train_the_network_that_one_trains(tmp_path):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
     arguments = ["-m", "benchmarks.classification", "--data", str(tmp_path), "--set", "mnist", "--steps", "3"]
-    arguments += ["--every", "3", "--seeds", "0", "--rates", "8", "--transformers", "STN", "--samplers", WHITENED]
+    arguments += ["--every", "3", "--seeds", "0", "--rates", "8", "--transformers", "STN", "--samplers", TRAINING]
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

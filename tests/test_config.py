@@ -11,6 +11,12 @@ def test_the_defaults_are_the_paper():
     assert dataclasses.astuple(LinearizedSampling()) == (8, 1.0, 1.0, 1e-3, True, True, "gaussian")
 
 
+def test_presets_for_alignment_and_training_differ_in_their_spread():
+    alignment, training = LinearizedSampling.alignment(), LinearizedSampling.training()
+    assert alignment == LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+    assert training == dataclasses.replace(alignment, sigma=0.25)
+
+
 def test_settings_are_frozen_hashable_and_picklable():
     sampling = LinearizedSampling(num_samples=5, pattern="whitened")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -67,25 +67,25 @@ class Sampler:
 
 
 BILINEAR = "bilinear"
-_WHITENED = LinearizedSampling(sigma=0.5, pattern="whitened", mask_out_of_bounds=False)
-_NO_INTERCEPT = replace(_WHITENED, intercept=False)
+TRAINING = "whitened, sigma 0.25, mask off"
+_TRAINING = LinearizedSampling.training()
 COMPARED = {
     BILINEAR: Sampler(),
     "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
-    "bilinear, blurred by 0.5 output pixel": Sampler(blur=0.5),
+    "bilinear, blurred by 0.25 output pixel": Sampler(blur=0.25),
+    "bilinear, blurred by 0.125 output pixel": Sampler(blur=0.125),
     "paper": Sampler(LinearizedSampling.paper()),
     "released code": Sampler(LinearizedSampling(sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
-    "whitened, sigma 0.5, mask off": Sampler(_WHITENED),
+    TRAINING: Sampler(_TRAINING),
 }
 # What of the last one serves training, and what does not: the spread, the mask, the noise, the blur of the value.
 VARIED = {
-    "whitened, sigma 1, mask off": Sampler(replace(_WHITENED, sigma=1.0)),
-    "whitened, sigma 0.25, mask off": Sampler(replace(_WHITENED, sigma=0.25)),
-    "whitened, sigma 0.5, mask on": Sampler(replace(_WHITENED, mask_out_of_bounds=True)),
-    "whitened, sigma 0.5, mask off, K = 32": Sampler(replace(_WHITENED, num_samples=32)),
-    "whitened, sigma 0.5, mask off, noise for each image": Sampler(_WHITENED, noise_for_each_image=True),
-    "whitened, sigma 0.5, mask off, no intercept": Sampler(_NO_INTERCEPT),
-    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_NO_INTERCEPT, sigma=0.25)),
+    "whitened, sigma 0.5, mask off": Sampler(replace(_TRAINING, sigma=0.5)),
+    "whitened, sigma 0.3, jitter 0, mask off": Sampler(replace(_TRAINING, sigma=0.3, jitter=0.0)),
+    "whitened, sigma 0.25, mask on": Sampler(replace(_TRAINING, mask_out_of_bounds=True)),
+    "whitened, sigma 0.25, mask off, K = 32": Sampler(replace(_TRAINING, num_samples=32)),
+    "whitened, sigma 0.25, mask off, noise for each image": Sampler(_TRAINING, noise_for_each_image=True),
+    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_TRAINING, intercept=False)),
 }
 SAMPLERS = COMPARED | VARIED
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from benchmarks.classification.data import SIZE, Images, load
 from benchmarks.classification.networks import SCALES, Network, similarity
-from benchmarks.classification.samplers import SAMPLERS, Sampler
+from benchmarks.classification.samplers import BILINEAR, SAMPLERS, TRAINING, Sampler
 from benchmarks.classification.train import Job, Split, prepare, train
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling
 
 IMAGES = 600
 LENGTHS = (0.01, 0.03, 0.1, 0.2)
-TRAINED_WITH = ("bilinear", "whitened, sigma 0.5, mask off")
+TRAINED_WITH = (BILINEAR, TRAINING)
 
 _WIDE = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False, intercept=False)
 SLOPES = {

@@ -80,6 +80,9 @@ def train(job: Job, sampler: Sampler, scale: Scale, every: int, data: Data, path
     """Train until the last step or the end of patience; evaluate ``every`` so many steps, and keep a checkpoint.
 
     A checkpoint that ``path`` holds already is gone on from.
+
+    Raises:
+        SystemExit: if that checkpoint has gone beyond the last step.
     """
     channels, classes = data.train.pixels.shape[1], int(data.train.labels.max()) + 1
     with torch.random.fork_rng():
@@ -95,6 +98,8 @@ def train(job: Job, sampler: Sampler, scale: Scale, every: int, data: Data, path
     state: dict[str, Any] = {"step": 0, "curve": [], "best": network.state_dict()}
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
+        if state["step"] > scale.steps:
+            raise SystemExit(f"{path} is at step {state['step']}, beyond {scale.steps}: ask for more steps")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
     if not _is_over(state, scale):
