@@ -46,6 +46,8 @@ def linearize(
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
           ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
           site or function is anywhere on the way to it. ``exclude`` wins over ``include``
+        - under ``no_grad`` no grid carries a gradient, and only calls that ``include`` names are swapped: with the
+          intercept their values are not the plain sampler's, and a model is to be evaluated on what it was trained on
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
@@ -186,6 +188,7 @@ class Patch:
             compiling,
             "compiled" if compiling else f"{tuple(input.shape)}, {tuple(grid.shape)}",
             _unfit(input, grid, mode, padding_mode),
+            torch.is_grad_enabled(),
             tuple(self._thread.running),
         )
         if outcome != "swapped":
@@ -236,6 +239,7 @@ class Patch:
         compiling: bool,
         shapes: str,
         unfit: str,
+        grad_enabled: bool,
         running: Sequence[tuple[str, bool]],
     ) -> str:
         """What to do with a call, by where it comes from and what is known of it; counts it."""
@@ -248,6 +252,8 @@ class Patch:
         excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
         self._matched.update(included, excluded)
         outcome = "swapped"
+        if unfit == _NO_GRADIENT and included and intercept and not grad_enabled:
+            unfit = ""  # it is evaluated on such values as it was trained on
         if unfit:
             outcome = f"left: {unfit}"
         elif excluded:
@@ -283,6 +289,7 @@ _NOTHING_SEEN = (
     "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
     "replace(module, 'name', adapter)"
 )
+_NO_GRADIENT = "grid carries no gradient"
 _PASSED_BY = "runs in eval() or under no_grad were not looked at: without intercept nothing changes there"
 
 
@@ -370,7 +377,7 @@ def _unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
     same_dtype = input.dtype == grid.dtype or torch.is_autocast_enabled(input.device.type)
     if not (valid and same_dtype and min(input.shape[1:]) > 0 and padding_mode in PADDING_MODES):
         return "not a valid call"
-    return "" if carries_gradient(grid) else "grid carries no gradient"
+    return "" if carries_gradient(grid) else _NO_GRADIENT
 
 
 def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:

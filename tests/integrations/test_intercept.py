@@ -111,6 +111,26 @@ def test_without_grad_mode_nothing_is_swapped(context):
     assert "left: grid carries no gradient" in patch.report()
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_grad_mode_what_is_included_has_the_values_it_was_trained_on(context):
+    model = Model().eval()
+    with linearize(model, include=["stn"], seed=0):
+        trained_on = model(IMAGE)
+    with linearize(model, include=["stn"], seed=0) as patch, context():
+        assert torch.equal(model(IMAGE), trained_on)
+    assert patch.report().count("swapped") == 1
+    assert "left: grid carries no gradient" in patch.report()
+    with linearize(sampling=EXACT, include=["test_intercept.py"]) as patch, context():
+        sample(IMAGE, grid_that_learns())
+    assert "swapped" not in patch.report()  # the values are the same
+
+
+def test_data_is_left_alone_where_gradients_are_on_even_if_included():
+    with linearize(include=["test_intercept.py"]) as patch:
+        assert torch.equal(sample(IMAGE, grid_that_learns(False)), sample(IMAGE, grid_that_learns(False)))
+    assert "swapped" not in patch.report()
+
+
 def test_in_eval_without_intercept_the_plain_sampler_runs():
     model = Model().eval()
     with linearize(model, sampling=EXACT) as patch:
