@@ -93,13 +93,15 @@ class LinearizedSampling:
 
     @classmethod
     def training(cls) -> "LinearizedSampling":
-        """For a network that learns where to look: as for alignment, with ``sigma`` a quarter of an output pixel.
+        """For a network that learns where to look: whitened samples over the area of an output pixel, without the mask.
 
-        So the value is about the mean over the area of the output pixel, whose standard deviation is 0.29: more would
-        mix neighbours, and less would read a few texels of many.
+        The standard deviation of a pixel's own area is 0.29 output pixels. With samples that far, and none beyond, the
+        value is the mean over the pixel, whatever the warp: a wider spread mixes neighbours, a closer one reads a few
+        texels of many. A network that learned on such values is to be tested on such values.
 
         Example:
-            >>> LinearizedSampling.training().sigma
-            0.25
+            >>> training = LinearizedSampling.training()
+            >>> training.sigma, training.jitter
+            (0.3, 0.0)
         """
-        return cls(sigma=0.25, pattern="whitened", mask_out_of_bounds=False)
+        return cls(sigma=0.3, jitter=0.0, pattern="whitened", mask_out_of_bounds=False)

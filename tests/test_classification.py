@@ -171,9 +171,26 @@ def test_samples_follow_the_warp_but_not_in_the_released_code():
 def test_noise_of_each_image_is_its_own_only_where_asked():
     canvas = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
     theta = torch.eye(2, 3).repeat(2, 1, 1)
-    for name, alike in ((TRAINING, True), (f"{TRAINING}, noise for each image", False)):
+    for name, alike in ((TRAINING, True), ("whitened, sigma 0.25, mask off, noise for each image", False)):
         views = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
         assert torch.equal(views[0], views[1]) == alike
+
+
+def test_the_slope_of_bilinear_comes_with_the_value_of_linearized_sampling():
+    canvas = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    theta = torch.eye(2, 3).repeat(2, 1, 1).mul_(0.7).requires_grad_()
+
+    def read(name):
+        view = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
+        return view, torch.autograd.grad(view.sin().sum(), theta)[0]
+
+    (mixed, gradient), (linearized, _), (plain, _) = map(read, (f"{TRAINING}, slope of bilinear", TRAINING, "bilinear"))
+    torch.testing.assert_close(mixed, linearized)
+    expected = torch.autograd.grad(
+        bilinear(canvas, F.affine_grid(theta, [2, 1, 6, 6], align_corners=False)), theta, linearized.detach().cos()
+    )[0]
+    torch.testing.assert_close(gradient, expected)
+    assert not torch.allclose(mixed, plain, atol=0.01)
 
 
 def test_an_icstn_corrects_the_view_it_has_so_far():

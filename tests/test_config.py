@@ -14,7 +14,7 @@ def test_the_defaults_are_the_paper():
 def test_presets_for_alignment_and_training_differ_in_their_spread():
     alignment, training = LinearizedSampling.alignment(), LinearizedSampling.training()
     assert alignment == LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
-    assert training == dataclasses.replace(alignment, sigma=0.25)
+    assert training == dataclasses.replace(alignment, sigma=0.3, jitter=0.0)
 
 
 def test_settings_are_frozen_hashable_and_picklable():

@@ -19,6 +19,7 @@ class Sampler:
         blur: the same in output pixels of an image that is only shrunk.
         follows_warp: whether the samples spread with the warp. In the released code they do not.
         noise_for_each_image: whether each image of a batch has samples of its own.
+        slope_of_bilinear: whether only the value is that of ``sampling``, and the gradient that of bilinear sampling.
     """
 
     sampling: LinearizedSampling | None = None
@@ -26,6 +27,7 @@ class Sampler:
     blur: float = 0.0
     follows_warp: bool = True
     noise_for_each_image: bool = False
+    slope_of_bilinear: bool = False
 
     def prepare(self, pixels: Tensor, view: int) -> Tensor:
         """The images that are sampled, uint8: blurred once, on a canvas of zeros that holds what the blur spreads."""
@@ -55,20 +57,25 @@ class Sampler:
         if self.noise_for_each_image:
             noise = draw_noise(self.sampling, (len(theta) * view, view), generator=generator, device=theta.device)
             noise = noise.unflatten(1, (len(theta), view)).transpose(0, 1)
-        return grid_sample_linearized(
+        value = grid_sample_linearized(
             canvas,
-            grid,
+            grid.detach() if self.slope_of_bilinear else grid,
             align_corners=False,
             sampling=self.sampling,
             jacobian=linear[:, None, None] * (side / view),
             noise=noise,
             generator=generator,
         )
+        if not self.slope_of_bilinear:
+            return value
+        bilinear = F.grid_sample(canvas, grid, align_corners=False)
+        return bilinear + (value - bilinear).detach()
 
 
 BILINEAR = "bilinear"
-TRAINING = "whitened, sigma 0.25, mask off"
+TRAINING = "whitened, sigma 0.3, jitter 0, mask off"
 _TRAINING = LinearizedSampling.training()
+_JITTERED = replace(_TRAINING, sigma=0.25, jitter=1.0)
 COMPARED = {
     BILINEAR: Sampler(),
     "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
@@ -78,14 +85,14 @@ COMPARED = {
     "released code": Sampler(LinearizedSampling(sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
     TRAINING: Sampler(_TRAINING),
 }
-# What of the last one serves training, and what does not: the spread, the mask, the noise, the blur of the value.
+# What serves training: the spread, the noise, the blur of the value, its agreement with the slope.
 VARIED = {
-    "whitened, sigma 0.5, mask off": Sampler(replace(_TRAINING, sigma=0.5)),
-    "whitened, sigma 0.3, jitter 0, mask off": Sampler(replace(_TRAINING, sigma=0.3, jitter=0.0)),
-    "whitened, sigma 0.25, mask on": Sampler(replace(_TRAINING, mask_out_of_bounds=True)),
-    "whitened, sigma 0.25, mask off, K = 32": Sampler(replace(_TRAINING, num_samples=32)),
-    "whitened, sigma 0.25, mask off, noise for each image": Sampler(_TRAINING, noise_for_each_image=True),
-    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_TRAINING, intercept=False)),
+    "whitened, sigma 0.2, jitter 0, mask off": Sampler(replace(_TRAINING, sigma=0.2)),
+    "whitened, sigma 0.5, mask off": Sampler(replace(_JITTERED, sigma=0.5)),
+    "whitened, sigma 0.25, mask off": Sampler(_JITTERED),
+    "whitened, sigma 0.25, mask off, noise for each image": Sampler(_JITTERED, noise_for_each_image=True),
+    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_JITTERED, intercept=False)),
+    f"{TRAINING}, slope of bilinear": Sampler(_TRAINING, slope_of_bilinear=True),
 }
 SAMPLERS = COMPARED | VARIED
 
