@@ -77,7 +77,8 @@ class _StnPatch(Patch):
 
 def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> None:
     """Note on a grid how far one output pixel steps in it, ``(B, 1, 1, 2, 2)``, and that nobody changed it yet."""
-    if len(size) != 4 or not carries_gradient(grid):
+    unused = torch.is_grad_enabled() and not carries_gradient(grid)
+    if len(size) != 4 or unused or grid.is_inference():  # what is made in inference mode does not say if it was changed
         return
     height, width = size[-2:]
     steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]

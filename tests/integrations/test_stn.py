@@ -71,6 +71,15 @@ def test_finite_differences_agree_but_along_an_axis_of_one_pixel():
         assert torch.allclose(exact[1], differences[1]) == agree
 
 
+def test_under_no_grad_the_values_are_those_of_training():
+    stn = STN((5, 1))
+    with linearize_stn(stn, include=["test_stn.py"]):
+        trained_on, _ = value_and_gradient(stn)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            assert torch.equal(stn(IMAGE), trained_on)
+
+
 @pytest.mark.parametrize(
     "change", [lambda grid: grid.mul_(0.5), lambda grid: grid + 0.1, lambda grid: grid.flip(1), lambda grid: grid.sin()]
 )
