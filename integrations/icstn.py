@@ -24,8 +24,8 @@ def linearize_icstn(
 ) -> Replacement:
     """Replace the warp of an ICSTN by one with the linearized gradient for its matrix.
 
-    Calls whose matrix carries no gradient, such as the perturbation of training images, go to the function that was
-    there.
+    Calls whose matrix carries no gradient, such as the perturbation of training images and all under ``no_grad``, go to
+    the function that was there.
 
     Convention:
         - the function is called as ``transformImage(opt, image, pMtrx)``; ``image`` is :math:`(B, C, H, W)`, ``pMtrx``
