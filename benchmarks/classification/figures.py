@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.classification.data import SIZE, Images
 from benchmarks.classification.networks import Network
+from benchmarks.classification.samplers import BILINEAR, TRAINING
 from benchmarks.classification.train import Job, Run, Split
-from benchmarks.figures import save_figure
+from benchmarks.figures import LINES, save_figure
 
 _CLASSES = 10
+
+_STYLES: dict[str, dict[str, Any]] = {
+    BILINEAR: LINES["bilinear"],
+    "multi-scale (1, 5, 10)": LINES["multi-scale (1, 5, 10)"],
+    "bilinear, blurred by 0.25 output pixel": LINES["scale space"],
+    "bilinear, blurred by 0.125 output pixel": LINES["scale space"] | {"linestyle": ":"},
+    "paper": LINES["paper's text"],
+    "released code": LINES["released code's settings"],
+    TRAINING: LINES["whitened, 5 to 0.125"],
+}
 
 
 def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
@@ -32,10 +45,12 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
                     continue
                 steps = [point[0] for point in min(curves, key=len)]
                 errors = torch.tensor([[100 * point[2] for point in curve[: len(steps)]] for curve in curves])
-                colour = f"C{number % 4}" if number < 4 else str(0.3 + 0.1 * (number % 4))
-                axis.plot(steps, errors.mean(0), color=colour, label=sampler)
-                axis.fill_between(steps, errors.amin(0), errors.amax(0), color=colour, alpha=0.2, linewidth=0)
-            axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %", ylim=(0, None))
+                style = _STYLES.get(sampler, {"color": colormaps["tab10"](number % 10)})
+                axis.plot(steps, errors.mean(0), label=sampler, **style)
+                axis.fill_between(steps, errors.amin(0), errors.amax(0), color=style["color"], alpha=0.2, linewidth=0)
+            axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %")
         lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
 
