@@ -73,7 +73,8 @@ def _report(
 ) -> None:
     rates = list(dict.fromkeys(job.rate for job in runs))
     transformers = list(dict.fromkeys(job.transformer for job in runs))
-    seeds = len({job.seed for job in runs})
+    count = len({job.seed for job in runs})
+    seeds = f"{count} seeds" if count > 1 else "one seed"
     rows: dict[tuple[str, str], dict[int, list[float]]] = {}
     for job, run in runs.items():
         errors = {job.sampler: run.error, **_errors_read_otherwise(job, run, scale, data, device)}
@@ -107,8 +108,8 @@ def _report(
         )
     report(
         path,
-        f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}",
-        f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds} seeds, of networks of the "
+        f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}, {seeds}",
+        f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds}, of networks of the "
         f"size `{size}` within {scale.steps} steps, at the weights with the lowest validation error. Rows that end in "
         "*tested* are the networks of the row above, their views read in another way at test time.",
         ["transformer", "sampler", *(f"{rate}x" for rate in rates)],
