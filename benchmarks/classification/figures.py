@@ -17,6 +17,7 @@ from benchmarks.classification.train import Job, Run, Split
 from benchmarks.figures import LINES, save_figure
 
 _CLASSES = 10
+_LONG_NAME = 45
 
 _STYLES: dict[str, dict[str, Any]] = {
     BILINEAR: LINES["bilinear"],
@@ -35,6 +36,8 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
     samplers = list(dict.fromkeys(job.sampler for job in runs))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
+    legend_columns = 1 if max(map(len, samplers)) > _LONG_NAME else 2
+    legend_rows = -(-len(samplers) // legend_columns)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -52,9 +55,9 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
             axis.yaxis.set_major_formatter("{x:g}")
             axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %")
         lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=legend_columns)
 
-    save_figure(path, (6.2, 0.6 + 2.3 * rows), draw)
+    save_figure(path, (6.2, 2.3 * rows + 0.2 * legend_rows), draw)
 
 
 @torch.no_grad()
