@@ -131,7 +131,7 @@ def descend(
             parameters = parameters + F.pad(move, (0, parameters.shape[-1] - move.shape[-1]))
         if parameters.shape[1] > keep:
             settings = _annealed(sampling, anneal, step / count)
-            loss = _compare(level, parameters, settings, generator)[0].loss
+            loss = _compare(level, parameters, settings, generator).residual.loss
             best = loss.topk(keep, 1, largest=False, sorted=False).indices
             parameters, *path = (p.gather(1, best[..., None].expand(-1, -1, p.shape[2])) for p in (parameters, *path))
             losses = [loss.gather(1, best) for loss in losses]
@@ -205,12 +205,13 @@ def _normal_equations(
     parameters. The gain and the bias are two more unknowns, which are eliminated: their own equations hold already.
     """
     batch, starts, unknowns = parameters.shape
-    compared, moved, grid, slope = _compare(problem, parameters, sampling, generator, turn)
-    source_point = _source_point_derivative(problem, parameters.flatten(0, 1), grid.flatten(0, 1))
+    comparison = _compare(problem, parameters, sampling, generator, turn)
+    compared, (height, width) = comparison.residual, problem.target.shape[-2:]
+    source_point = _source_point_derivative(problem, parameters.flatten(0, 1), comparison)
     by_point = (
-        (compared.gain[..., None] * slope)
+        (compared.gain[..., None] * comparison.slope)
         .permute(0, 1, 5, 2, 3, 4)
-        .reshape(batch * starts, 2, -1, grid.shape[2] * grid.shape[3])
+        .reshape(batch * starts, 2, -1, height * width)
     )
     weight = compared.weight.flatten(0, 1).flatten(2)
     weighted = by_point * weight[:, None]
@@ -220,7 +221,7 @@ def _normal_equations(
     first = (weighted * compared.difference.flatten(0, 1).flatten(2)[:, None]).sum(2)
     gradient = (source_point.flatten(2) @ first.flatten(1)[..., None])[..., 0]
     if problem.photometric:
-        value = moved.flatten(0, 1).flatten(2)
+        value = comparison.moved.flatten(0, 1).flatten(2)
         columns = torch.stack((value, torch.ones_like(value)), 1)
         cross = source_point.flatten(2) @ torch.einsum("bjcp,bicp->bjip", columns, weighted).flatten(2).mT
         own = torch.einsum("bicp,bjcp->bij", columns, columns * weight[:, None])
@@ -234,14 +235,28 @@ def _normal_equations(
     )
 
 
+class _Comparison(NamedTuple):
+    """What ``n`` starts of each image see.
+
+    The residual; the moved sources ``(B, n, C, h, w)`` and their slopes ``(B, n, C, h, w, 2)``; the normalised
+    matrices, target to source, ``(B * n, 3, 3)``, and where they send the pixels, ``(B * n, h, w, 2)``.
+    """
+
+    residual: Residual
+    moved: Tensor
+    slope: Tensor
+    matrix: Tensor
+    points: Tensor
+
+
 def _compare(
     problem: Problem,
     parameters: Tensor,
     sampling: LinearizedSampling | Literal["bilinear"],
     generator: torch.Generator | None,
     turn: Tensor | None = None,
-) -> tuple[Residual, Tensor, Tensor, Tensor]:
-    """The residual, the moved sources, the source points ``(B, n, h, w, 2)``, and the slopes ``(B, n, C, h, w, 2)``.
+) -> _Comparison:
+    """Move the sources and compare them with their targets.
 
     The starts of an image are stacked along the height of one grid, so that they share the image.
     """
@@ -290,14 +305,13 @@ def _compare(
         inside = F.grid_sample(problem.source_mask, points.detach(), align_corners=False)
         seen = seen * (inside > WHOLLY_SEEN).to(inside).unflatten(2, (starts, height)).transpose(1, 2)
     compared = residual(moved, problem.target[:, None], seen, wanted, problem.photometric, problem.loss, turn)
-    return compared, moved, grid.view(batch, starts, height, width, 2), slope
+    return _Comparison(compared, moved, slope, matrix, grid.view(batch * starts, height, width, 2))
 
 
-def _source_point_derivative(problem: Problem, parameters: Tensor, grid: Tensor) -> Tensor:
-    """Derivative of the normalised source points ``(N, h, w, 2)`` by the parameters, ``(N, P, 2, h * w)``."""
-    starts = len(parameters) // len(problem.start)
-    start = problem.start.repeat_interleave(starts, 0)
-    matrix = start @ motion_matrix(problem.motion, parameters, problem.frame)
+def _source_point_derivative(problem: Problem, parameters: Tensor, comparison: _Comparison) -> Tensor:
+    """Derivative of the normalised source points by the parameters ``(N, P)``, ``(N, P, 2, h * w)``."""
+    matrix, grid = comparison.matrix, comparison.points
+    start = problem.start.repeat_interleave(len(parameters) // len(problem.start), 0)
     derivative = start[:, None] @ motion_derivative(problem.motion, parameters, problem.frame)
     height, width = grid.shape[1:3]
     pixels = create_meshgrid(height, width, device=grid.device, dtype=grid.dtype, align_corners=False)
