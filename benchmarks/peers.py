@@ -1,7 +1,7 @@
 """What linearized sampling is compared with: samplers that blur the image instead of sampling it many times."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +16,9 @@ def bilinear(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image.expand(batch, -1, -1, -1), grid.expand(batch, -1, -1, -1), align_corners=False)
 
 
-def multi_scale(image: Tensor, grid: Tensor) -> Tensor:
+def multi_scale(levels: Sequence[Tensor], grid: Tensor) -> Tensor:
     """The paper's baseline (section 6.1): the mean of bilinear samples of three blurred images."""
-    return torch.stack([bilinear(level, grid) for level in blur_levels(image)]).mean(0)
+    return torch.stack([bilinear(level, grid) for level in levels]).mean(0)
 
 
 def blur_levels(image: Tensor) -> list[Tensor]:

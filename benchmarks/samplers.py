@@ -36,11 +36,9 @@ def bilinear(images: Tensor) -> Read:
 
 
 def multi_scale(images: Tensor) -> Read:
-    """The paper's baseline (section 6.1): the mean of bilinear samples of three blurred images."""
+    """The paper's baseline, its images blurred once."""
     levels = peers.blur_levels(images)
-    return lambda warps, dsize, *_: torch.stack([peers.bilinear(level, _grid(warps, dsize)) for level in levels]).mean(
-        0
-    )
+    return lambda warps, dsize, *_: peers.multi_scale(levels, _grid(warps, dsize))
 
 
 def scale_space(first: float) -> Sampler:

@@ -38,7 +38,7 @@ CASES: tuple[Case, ...] = (
 )
 SETTINGS = {
     "paper": LinearizedSampling.paper(),
-    "whitened": LinearizedSampling(pattern="whitened", mask_out_of_bounds=False),
+    "whitened": LinearizedSampling.alignment(),
 }
 WHAT = (
     "Time of one call, forward and backward with a gradient for the grid, and the peak memory above the inputs, both "
@@ -73,7 +73,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Default grid_sample")  # the authors' release is older
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    samplers: dict[str, Sampler] = {"bilinear": peers.bilinear, "multi-scale (1, 5, 10)": peers.multi_scale}
+    samplers: dict[str, Sampler] = {
+        "bilinear": peers.bilinear,
+        "multi-scale (1, 5, 10)": lambda image, grid: peers.multi_scale(peers.blur_levels(image), grid),
+    }
     if options.authors is not None:
         samplers["authors' code"] = peers.load_authors(options.authors)
     for backend in backends_here(device):

@@ -297,20 +297,9 @@ def test_the_loss_falls_after_a_short_step_against_its_own_gradient(data, tmp_pa
 def test_the_table_of_steps_has_a_row_for_each_slope(tmp_path, monkeypatch, capsys):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
     out = tmp_path / "out.json"
-    arguments = [
-        "benchmarks/classification/steps.py",
-        "--data",
-        str(tmp_path),
-        "--set",
-        "mnist",
-        "--steps",
-        "1",
-        "--every",
-        "1",
-        "--seeds",
-        "0",
-    ]
-    monkeypatch.setattr("sys.argv", [*arguments, "--runs", str(tmp_path / "runs"), "--json", str(out)])
+    arguments = [*on_digits(tmp_path, 1), "--every", "1", "--seeds", "0"]
+    arguments += ["--runs", str(tmp_path / "runs"), "--json", str(out)]
+    monkeypatch.setattr("sys.argv", ["benchmarks/classification/steps.py", *arguments])
     monkeypatch.setattr(steps, "IMAGES", 7)
     steps.main()
     result = json.loads(out.read_text())
@@ -330,23 +319,17 @@ def save_digits(folder, generator):
     np.savez(folder / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
 
 
+def on_digits(folder, steps):
+    return ["--data", str(folder), "--set", "mnist", "--steps", str(steps)]
+
+
 def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monkeypatch, capsys):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
     out = tmp_path / "out.json"
-    arguments = [
-        "benchmarks/classification/__main__.py",
-        "--data",
-        str(tmp_path),
-        "--set",
-        "mnist",
-        "--steps",
-        "2",
-        "--every",
-        "1",
-    ]
-    arguments += ["--seeds", "0", "1", "--rates", "8", "--transformers", "none", "ICSTN", "--samplers", "bilinear"]
+    arguments = [*on_digits(tmp_path, 2), "--every", "1", "--seeds", "0", "1"]
+    arguments += ["--rates", "8", "--transformers", "none", "ICSTN", "--samplers", "bilinear"]
     arguments += [TRAINING, "--runs", str(tmp_path / "runs"), "--json", str(out)]
-    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.argv", ["benchmarks/classification/__main__.py", *arguments])
     classification.main()
     result = json.loads(out.read_text())
     rows = result["table"]["rows"]
@@ -371,7 +354,7 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
 
 def test_two_processes_train_the_network_that_one_trains(tmp_path):
     save_digits(tmp_path, torch.Generator().manual_seed(0))
-    arguments = ["-m", "benchmarks.classification", "--data", str(tmp_path), "--set", "mnist", "--steps", "3"]
+    arguments = ["-m", "benchmarks.classification", *on_digits(tmp_path, 3)]
     arguments += ["--every", "3", "--seeds", "0", "--rates", "8", "--transformers", "STN", "--samplers", TRAINING]
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

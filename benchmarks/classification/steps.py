@@ -28,7 +28,7 @@ IMAGES = 600
 LENGTHS = (0.01, 0.03, 0.1, 0.2)
 TRAINED_WITH = (BILINEAR, TRAINING)
 
-_WIDE = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False, intercept=False)
+_WIDE = replace(LinearizedSampling.alignment(), intercept=False)
 SLOPES = {
     "bilinear": Sampler(),
     **{f"linearized, sigma {sigma:g}": Sampler(replace(_WIDE, sigma=sigma)) for sigma in (0.25, 0.5, 1.0)},
