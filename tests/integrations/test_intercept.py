@@ -2,7 +2,6 @@
 
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import kornia
 import pytest
@@ -10,59 +9,9 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from two_transformers import EXACT, IMAGE, THETA, Model, gradients, grid_that_learns, sample, swapped
 
-from lms_geometry import LinearizedSampling, grid_sample_linearized
-
-# Without the row of ones no value changes, so that gradients alone tell what was swapped.
-EXACT = LinearizedSampling(intercept=False)
-IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
-THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]])
-BASE = F.affine_grid(torch.eye(2, 3)[None], (1, 3, 5, 7), align_corners=False)
-
-
-class STN(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.theta = nn.Parameter(THETA.clone())
-
-    def forward(self, image):
-        return sample(image, F.affine_grid(self.theta, (2, 3, 5, 7), align_corners=False))
-
-
-def sample(image, grid):
-    return F.grid_sample(image, grid, align_corners=False)
-
-
-class Model(nn.Module):
-    """Two transformers, one of them in a container. ``run`` is how they are called."""
-
-    def __init__(self, run=lambda module, image: module(image)):
-        super().__init__()
-        self.stn = STN()
-        self.heads = nn.ModuleDict({"mask": STN()})
-        self.run = run
-
-    def forward(self, image):
-        return self.run(self.stn, image) + 2 * self.run(self.heads["mask"], image)
-
-
-def gradients(model):
-    model.zero_grad()
-    model(IMAGE).square().sum().backward()
-    return [parameter.grad.clone() for parameter in model.parameters()]
-
-
-PLAIN = gradients(Model())
-
-
-def swapped(model):
-    """Which of the two transformers get another gradient than on their own."""
-    return [not torch.equal(a, b) for a, b in zip(gradients(model), PLAIN, strict=True)]
-
-
-def grid_that_learns(requires_grad=True):
-    return (BASE * THETA[0, 0, 0]).repeat(2, 1, 1, 1).requires_grad_(requires_grad)
+from lms_geometry import grid_sample_linearized
 
 
 def test_a_block_ends_where_it_ends():
@@ -120,13 +69,13 @@ def test_without_grad_mode_what_is_included_has_the_values_it_was_trained_on(con
         assert torch.equal(model(IMAGE), trained_on)
     assert patch.report().count("swapped") == 1
     assert "left: grid carries no gradient" in patch.report()
-    with linearize(sampling=EXACT, include=["test_intercept.py"]) as patch, context():
+    with linearize(sampling=EXACT, include=["two_transformers.py"]) as patch, context():
         sample(IMAGE, grid_that_learns())
     assert "swapped" not in patch.report()  # the values are the same
 
 
 def test_data_is_left_alone_where_gradients_are_on_even_if_included():
-    with linearize(include=["test_intercept.py"]) as patch:
+    with linearize(include=["two_transformers.py"]) as patch:
         assert torch.equal(sample(IMAGE, grid_that_learns(False)), sample(IMAGE, grid_that_learns(False)))
     assert "swapped" not in patch.report()
 
@@ -245,9 +194,9 @@ def test_under_autocast_a_call_is_what_the_library_gives_there():
         ({"include": ["stn", "mask"], "exclude": ["stn"]}, [False, True]),
         ({"include": ["sample()"]}, [True, True]),
         ({"exclude": ["sample()"]}, [False, False]),
-        ({"include": ["test_intercept.py"]}, [True, True]),
-        ({"include": ["integrations/test_intercept.py"], "exclude": ["mask"]}, [True, False]),
-        ({"exclude": [f"test_intercept.py:{sample.__code__.co_firstlineno + 1}"]}, [False, False]),
+        ({"include": ["two_transformers.py"]}, [True, True]),
+        ({"include": ["tests/two_transformers.py"], "exclude": ["mask"]}, [True, False]),
+        ({"exclude": [f"two_transformers.py:{sample.__code__.co_firstlineno + 1}"]}, [False, False]),
     ],
 )
 def test_patterns_choose_calls_by_module_site_or_function(patterns, want):
@@ -276,7 +225,7 @@ def test_what_runs_outside_the_block_is_no_part_of_the_way_to_a_call():
     assert "swapped" in train().report()
 
 
-@pytest.mark.parametrize("include", [["elsewhere.py"], ["elsewhere()"], ["test_intercept.py:1"]])
+@pytest.mark.parametrize("include", [["elsewhere.py"], ["elsewhere()"], ["two_transformers.py:1"]])
 def test_a_pattern_to_include_that_matches_nothing_is_told_at_the_end(include):
     with pytest.warns(UserWarning, match="matched no call"), linearize(include=include) as patch:
         sample(IMAGE, grid_that_learns())
@@ -432,133 +381,6 @@ def test_without_a_seed_torch_manual_seed_repeats_a_run():
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.parametrize("seed", [None, 2])
-@pytest.mark.parametrize("way", ["submodule", "function", "whole", "block"])
-def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
-    def run(model, forward):
-        torch.manual_seed(7)
-        with linearize(None if way == "block" else model, seed=seed):
-            forward(IMAGE).square().sum().backward()
-        return [parameter.grad for parameter in model.parameters()]
-
-    plain = Model()
-    ways = {
-        "submodule": lambda module, image: checkpoint(module, image, use_reentrant=False),
-        "function": lambda module, image: checkpoint(lambda x: module(x), image, use_reentrant=False),
-    }
-    model = Model(ways.get(way, plain.run))
-    whole = (lambda image: checkpoint(model, image, use_reentrant=False)) if way == "whole" else model
-    assert all(map(torch.equal, run(model, whole), run(plain, plain)))
-
-
-def test_a_module_patch_holds_in_a_backward_pass_after_its_forward():
-    """Checkpointing runs a submodule again, when the model's own forward has long returned."""
-    model = Model(lambda module, image: checkpoint(module, image, use_reentrant=False))
-    patch = linearize(model, sampling=EXACT, exclude=["mask"])
-    assert swapped(model) == [True, False]
-    patch.remove()
-
-
-def test_reentrant_checkpointing_swaps_what_it_computes_again():
-    model = Model(lambda module, image: checkpoint(module, image.clone().requires_grad_(), use_reentrant=True))
-    patch = linearize(model, sampling=EXACT)
-    assert swapped(model) == [True, True]
-    assert patch.report().count("left: grid carries no gradient") == patch.report().count("swapped") == 2
-    patch.remove()
-
-
-def warp(theta):
-    return F.grid_sample(IMAGE[:1], BASE @ theta[:, :2].T + theta[:, 2], align_corners=False).square().sum()
-
-
-def test_vmap_shares_the_noise_and_swaps_what_a_derivative_goes_through():
-    one = [torch.func.grad(warp), torch.func.jacrev(warp)]
-    with linearize(seed=0) as patch:
-        want = [[f(theta) for f in one] for theta in THETA]
-    per_call = patch.report()
-    with linearize(seed=0) as patch:
-        in_vmap = torch.vmap(torch.func.grad(warp))(THETA)
-        around_vmap = torch.func.grad(lambda theta: torch.vmap(warp)(theta).sum())(THETA)
-        theta = THETA.clone().requires_grad_()
-        torch.vmap(warp)(theta).sum().backward()
-        plain = torch.vmap(warp)(THETA)
-    assert "    4  " in per_call
-    torch.testing.assert_close(in_vmap[0], want[0][0])
-    assert not torch.allclose(in_vmap[1], want[1][0], rtol=0.01)
-    torch.testing.assert_close(around_vmap[0], want[0][1])
-    assert theta.grad.abs().amin((1, 2)).gt(0).all()
-    torch.testing.assert_close(plain, torch.vmap(warp)(THETA), rtol=0, atol=0)
-    assert "left: grid carries no gradient" in patch.report()
-
-
-def test_forward_mode_has_the_derivative_that_reverse_mode_has():
-    with linearize(seed=0):
-        backward = torch.func.jacrev(warp)(THETA[0])
-    with linearize(seed=0):
-        forward = torch.func.jacfwd(warp)(THETA[0])
-    torch.testing.assert_close(forward, backward)
-
-
-# Compiled
-
-
-def test_a_compiled_model_is_swapped_in_one_graph_and_compiled_anew_when_the_patch_goes():
-    model = Model()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    patch = linearize(compiled, exclude=["mask"])
-    torch.manual_seed(0)
-    graph = compiled(IMAGE)
-    assert "compiled" in patch.report()
-    assert "left: excluded by 'mask'" in patch.report()
-    torch.manual_seed(0)
-    torch.testing.assert_close(graph, model(IMAGE))
-    patch.remove()
-    torch.testing.assert_close(compiled(IMAGE), Model()(IMAGE), rtol=0, atol=0)
-
-
-def test_a_traced_or_exported_graph_is_swapped():
-    stn = STN()
-    for graph in (torch.fx.symbolic_trace(stn), torch.export.export(stn, (IMAGE,)).module()):
-        for target in (graph, None):
-            with linearize(target) as patch:
-                torch.manual_seed(0)
-                got = graph(IMAGE)
-            assert "swapped" in patch.report()
-            with linearize():
-                torch.manual_seed(0)
-                torch.testing.assert_close(got, stn(IMAGE))
-
-
-def test_a_training_loop_compiles_a_patched_model_once():
-    model = Model()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    patch = linearize(model)
-    # In a thread where nothing ran before, as at the start of a program.
-    with ThreadPoolExecutor(1) as thread:
-        for _ in range(3):
-            thread.submit(lambda: compiled(IMAGE).sum().backward()).result()
-    assert [row.split()[0] for row in patch.report().splitlines()[1:]] == ["1", "1"]
-    patch.remove()
-
-
-def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
-    stn = STN()
-    compiled = torch.compile(stn, fullgraph=True, backend="eager")
-    with linearize() as patch:
-        torch.manual_seed(0)
-        graph = compiled(IMAGE)
-        assert patch.report().count("\n") == 1
-        assert f"test_intercept.py:{sample.__code__.co_firstlineno + 1} sample()" in patch.report()
-        torch.manual_seed(0)
-        torch.testing.assert_close(graph, stn(IMAGE))
-    with linearize(sampling=EXACT):
-        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE))
-    with linearize(exclude=["sample()"]):
-        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE), rtol=0, atol=0)
-    with linearize(seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
-        compiled(IMAGE)
-
-
 # The report, and bad input
 
 
@@ -569,7 +391,7 @@ def test_the_report_is_a_table_of_call_sites():
         model(IMAGE)
     head, *rows = patch.report().splitlines()
     assert head.split("  ")[0].strip() == "calls"
-    site = f"test_intercept.py:{sample.__code__.co_firstlineno + 1} sample()"
+    site = f"two_transformers.py:{sample.__code__.co_firstlineno + 1} sample()"
     for row, (module, outcome) in zip(
         rows, [("stn", "swapped"), ("heads.mask", "left: excluded by 'mask'")], strict=True
     ):

@@ -1,0 +1,137 @@
+"""Patches under what torch does to a program: checkpointing, ``torch.func``, tracing, export and compilation."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lms_geometry.integrations import linearize
+from torch.utils.checkpoint import checkpoint
+from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, sample, swapped
+
+
+@pytest.mark.parametrize("seed", [None, 2])
+@pytest.mark.parametrize("way", ["submodule", "function", "whole", "block"])
+def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
+    def run(model, forward):
+        torch.manual_seed(7)
+        with linearize(None if way == "block" else model, seed=seed):
+            forward(IMAGE).square().sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    plain = Model()
+    ways = {
+        "submodule": lambda module, image: checkpoint(module, image, use_reentrant=False),
+        "function": lambda module, image: checkpoint(lambda x: module(x), image, use_reentrant=False),
+    }
+    model = Model(ways.get(way, plain.run))
+    whole = (lambda image: checkpoint(model, image, use_reentrant=False)) if way == "whole" else model
+    assert all(map(torch.equal, run(model, whole), run(plain, plain)))
+
+
+def test_a_module_patch_holds_in_a_backward_pass_after_its_forward():
+    """Checkpointing runs a submodule again, when the model's own forward has long returned."""
+    model = Model(lambda module, image: checkpoint(module, image, use_reentrant=False))
+    patch = linearize(model, sampling=EXACT, exclude=["mask"])
+    assert swapped(model) == [True, False]
+    patch.remove()
+
+
+def test_reentrant_checkpointing_swaps_what_it_computes_again():
+    model = Model(lambda module, image: checkpoint(module, image.clone().requires_grad_(), use_reentrant=True))
+    patch = linearize(model, sampling=EXACT)
+    assert swapped(model) == [True, True]
+    assert patch.report().count("left: grid carries no gradient") == patch.report().count("swapped") == 2
+    patch.remove()
+
+
+def warp(theta):
+    return F.grid_sample(IMAGE[:1], BASE @ theta[:, :2].T + theta[:, 2], align_corners=False).square().sum()
+
+
+def test_vmap_shares_the_noise_and_swaps_what_a_derivative_goes_through():
+    one = [torch.func.grad(warp), torch.func.jacrev(warp)]
+    with linearize(seed=0) as patch:
+        want = [[f(theta) for f in one] for theta in THETA]
+    per_call = patch.report()
+    with linearize(seed=0) as patch:
+        in_vmap = torch.vmap(torch.func.grad(warp))(THETA)
+        around_vmap = torch.func.grad(lambda theta: torch.vmap(warp)(theta).sum())(THETA)
+        theta = THETA.clone().requires_grad_()
+        torch.vmap(warp)(theta).sum().backward()
+        plain = torch.vmap(warp)(THETA)
+    assert "    4  " in per_call
+    torch.testing.assert_close(in_vmap[0], want[0][0])
+    assert not torch.allclose(in_vmap[1], want[1][0], rtol=0.01)
+    torch.testing.assert_close(around_vmap[0], want[0][1])
+    assert theta.grad.abs().amin((1, 2)).gt(0).all()
+    torch.testing.assert_close(plain, torch.vmap(warp)(THETA), rtol=0, atol=0)
+    assert "left: grid carries no gradient" in patch.report()
+
+
+def test_forward_mode_has_the_derivative_that_reverse_mode_has():
+    with linearize(seed=0):
+        backward = torch.func.jacrev(warp)(THETA[0])
+    with linearize(seed=0):
+        forward = torch.func.jacfwd(warp)(THETA[0])
+    torch.testing.assert_close(forward, backward)
+
+
+# Compiled
+
+
+def test_a_compiled_model_is_swapped_in_one_graph_and_compiled_anew_when_the_patch_goes():
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    patch = linearize(compiled, exclude=["mask"])
+    torch.manual_seed(0)
+    graph = compiled(IMAGE)
+    assert "compiled" in patch.report()
+    assert "left: excluded by 'mask'" in patch.report()
+    torch.manual_seed(0)
+    torch.testing.assert_close(graph, model(IMAGE))
+    patch.remove()
+    torch.testing.assert_close(compiled(IMAGE), Model()(IMAGE), rtol=0, atol=0)
+
+
+def test_a_traced_or_exported_graph_is_swapped():
+    stn = STN()
+    for graph in (torch.fx.symbolic_trace(stn), torch.export.export(stn, (IMAGE,)).module()):
+        for target in (graph, None):
+            with linearize(target) as patch:
+                torch.manual_seed(0)
+                got = graph(IMAGE)
+            assert "swapped" in patch.report()
+            with linearize():
+                torch.manual_seed(0)
+                torch.testing.assert_close(got, stn(IMAGE))
+
+
+def test_a_training_loop_compiles_a_patched_model_once():
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    patch = linearize(model)
+    # In a thread where nothing ran before, as at the start of a program.
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(3):
+            thread.submit(lambda: compiled(IMAGE).sum().backward()).result()
+    assert [row.split()[0] for row in patch.report().splitlines()[1:]] == ["1", "1"]
+    patch.remove()
+
+
+def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
+    stn = STN()
+    compiled = torch.compile(stn, fullgraph=True, backend="eager")
+    with linearize() as patch:
+        torch.manual_seed(0)
+        graph = compiled(IMAGE)
+        assert patch.report().count("\n") == 1
+        assert f"two_transformers.py:{sample.__code__.co_firstlineno + 1} sample()" in patch.report()
+        torch.manual_seed(0)
+        torch.testing.assert_close(graph, stn(IMAGE))
+    with linearize(sampling=EXACT):
+        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE))
+    with linearize(exclude=["sample()"]):
+        torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE), rtol=0, atol=0)
+    with linearize(seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
+        compiled(IMAGE)
