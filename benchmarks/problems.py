@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.conversions import normalize_homography
+from kornia.geometry.conversions import convert_affinematrix_to_homography, normalize_homography
+from kornia.geometry.linalg import transform_points
 from torch import Tensor
 
 from benchmarks.samplers import Sampler
@@ -43,7 +44,7 @@ def recalls_of(
     side = max(round(images.shape[-1] / rate), 2)
     target = make_targets(images, truth, (side, side), padding_mode)
     found = find(images, target, torch.Generator().manual_seed(seed))
-    errors = corner_errors(found, truth)
+    errors = corner_errors(*map(convert_affinematrix_to_homography, (found, truth)))
     return [(errors < threshold).float().mean().item() for threshold in THRESHOLDS]
 
 
@@ -54,8 +55,13 @@ def show_recalls(recalls: Sequence[float]) -> str:
 
 def draw_warps(count: int, scale: float, seed: int) -> Tensor:
     """Target-to-source warps, normalised, ``(count, 2, 3)``."""
+    return to_warps(draw_parameters(count, scale, seed))
+
+
+def draw_parameters(count: int, scale: float, seed: int) -> Tensor:
+    """What ``to_warps`` takes, ``(count, 5)``."""
     normals = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)).clamp(-2, 2)
-    return to_warps(normals * torch.tensor([math.pi / 4, scale, scale, 0.2, 0.2]))
+    return normals * torch.tensor([math.pi / 4, scale, scale, 0.2, 0.2])
 
 
 def to_warps(parameters: Tensor) -> Tensor:
@@ -92,6 +98,6 @@ def normalised(matrix: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
 
 
 def corner_errors(found: Tensor, truth: Tensor) -> Tensor:
-    """Mean distance of the four corners in the source, in half widths, ``(B,)``."""
-    corners = torch.tensor([[-1.0, 1.0, -1.0, 1.0], [-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    return ((found - truth) @ corners).norm(dim=1).mean(-1)
+    """Mean distance of the four corners in the source, in half widths, ``(B,)``, of warps ``(B, 3, 3)``."""
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]).expand(len(truth), 4, 2)
+    return (transform_points(found, corners) - transform_points(truth, corners)).norm(dim=-1).mean(-1)

@@ -1,15 +1,13 @@
 """Registration beside its peers: how often each method finds the warp, and in what time.
 
-    python -m benchmarks.registration --data DIR [--photos 80] [--seed 0] [--json FILE] [--threads N] [--without opencv]
+    python -m benchmarks.registration --data DIR [--count 80] [--json FILE] [--threads N] [--without opencv]
 
-The problems are those of section 6.4, with photos of 128 pixels; then harder and easier ones: warps of other
+The problems are the milder ones of section 6.4 (``benchmarks.problems``); then harder and easier ones: warps of other
 sizes, translations only, and targets with noise, with another brightness and contrast, and with a part hidden. The
-table gives the share of problems whose mean corner error, in half widths, ends below 0.02. With ``--json`` every method
-on every set of problems is kept as it is done, and a second run goes on where the first one stopped.
+table gives the share of problems whose mean corner error, in half widths, ends below 0.02.
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -19,21 +17,20 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from kornia.geometry.linalg import transform_points
-from kornia.geometry.transform import homography_warp
+from kornia.geometry.conversions import convert_affinematrix_to_homography
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import registration_peers as peers
+from benchmarks.datasets import SIZES, load_images
 from benchmarks.figures import save_figure
-from benchmarks.photos import load_photos
-from benchmarks.problems import normalised
+from benchmarks.problems import SCALES, corner_errors, draw_parameters, make_targets, normalised, to_warps
 from benchmarks.results import report
+from benchmarks.runs import Job, add_options, run_cells
 from lms_geometry import gauss_newton, register
 
-SIZE = 128
 FOUND = 0.02
 _NEAR = 0.3
 PLAIN = ("8x", "4x")
@@ -79,41 +76,38 @@ Method = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of photos")
-    parser.add_argument("--photos", type=int, default=80)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the corner errors to this file, and a figure beside it")
+    add_options(parser, "registration")
+    parser.add_argument("--count", type=int, default=80, help="photos, each with one warp")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--without", nargs="*", default=[], choices=("opencv", "kornia"), help="peers to leave out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    photos = load_photos(options.data, options.photos, SIZE)
+    photos = load_images("photos", options.data, options.count)
 
-    kept = options.json and options.json.with_suffix(".partial.json")
-    settings = {"photos": options.photos, "seed": options.seed}
-    done: dict[str, dict[str, Any]] = {}
-    if kept and kept.exists():
-        content = json.loads(kept.read_text())
-        done = content["done"] if content["settings"] == settings else {}
     methods = _methods(options.without)
-    jobs = [(name, case) for case in CASES for name in methods if name not in PARTS or case in PLAIN]
-    for name, case in tqdm(jobs, desc="registration"):
-        if case in done.get(name, {}):
-            continue
-        done.setdefault(name, {})[case] = _measure(methods[name], photos, case, options.seed)
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps({"settings": settings, "done": done}))
+    jobs: list[Job] = [
+        {"count": options.count, "seed": options.seed, "method": name, "case": case}
+        for case in CASES
+        for name in methods
+        if name not in PARTS or case in PLAIN
+    ]
+
+    def measure(job: Job) -> dict[str, Any]:
+        return _measure(methods[str(job["method"])], photos, str(job["case"]), options.seed)
+
+    done: dict[str, dict[str, Any]] = {}
+    for job, found in zip(jobs, run_cells(jobs, measure, options.finished, "registration"), strict=True):
+        done.setdefault(str(job["method"]), {})[str(job["case"])] = found
     times = _times({name: methods[name] for name in methods if name not in PARTS}, photos, options.seed)
     if options.json:
         _draw(done, times, options.json.with_suffix(".png"))
     report(
         options.json,
         "Registration beside its peers",
-        f"Recall below a corner error of {FOUND} half widths over {options.photos} photos, one warp each. Time: "
+        f"Recall below a corner error of {FOUND} half widths over {options.count} photos, one warp each. Time: "
         f"milliseconds an image of the 4x problems, in batches of {TIMED}, the least of {ROUNDS} rounds in which the "
         "methods take turns. Scales have a standard deviation of sqrt(2)/2 in log2; targets are 8 or 4 times smaller "
-        f"than the photos of {SIZE} pixels. "
+        f"than the photos of {SIZES['photos']} pixels. "
         "Noise: of standard deviation 0.1. Light: a gain of 2 to the power of a normal of standard deviation 0.5, "
         "clipped at 1, and a bias of 0.2 times a normal. Hidden: a patch of one colour, 0.4 of the target's side.",
         ["method", *CASES, "ms"],
@@ -128,8 +122,6 @@ def main() -> None:
         else None,
         notes=_notes(done),
     )
-    if kept:
-        kept.unlink(missing_ok=True)
 
 
 def _methods(without: list[str]) -> dict[str, Method]:
@@ -170,23 +162,28 @@ def _peer(align: peers.Method) -> Method:
 
 def _measure(method: Method, photos: Tensor, case: str, seed: int) -> dict[str, Any]:
     """Corner errors in half widths, and scores."""
-    rate, strength, change = CASES[case]
-    truth = scaled(draw_warps(len(photos), seed), strength)
-    targets = changed(homography_warp(photos, truth, (SIZE // rate, SIZE // rate)), change, seed)
+    truth, targets = _problems(photos, case, seed)
     found, scores = method(photos, targets, seed)
-    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]).expand(len(photos), 4, 2)
-    errors = (transform_points(found, corners) - transform_points(truth, corners)).norm(dim=-1).mean(-1)
-    errors = errors.nan_to_num(100.0).clamp(max=100.0)
+    errors = corner_errors(found, convert_affinematrix_to_homography(truth)).nan_to_num(100.0).clamp(max=100.0)
     return {
         "errors": [round(e, 5) for e in errors.tolist()],
         "scores": None if scores is None else [round(s, 4) for s in scores.tolist()],
     }
 
 
+def _problems(photos: Tensor, case: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Warps ``(B, 2, 3)`` and targets."""
+    rate, strength, change = CASES[case]
+    strengths = torch.tensor([strength] * 3 + [strength or 1.0] * 2)
+    truth = to_warps(draw_parameters(len(photos), SCALES["milder"], seed) * strengths)
+    side = photos.shape[-1] // rate
+    return truth, changed(make_targets(photos, truth, (side, side)), change, seed)
+
+
 def _times(methods: dict[str, Method], photos: Tensor, seed: int) -> dict[str, float]:
     """Seconds an image of the 4x problems takes each method: the least of some rounds, in which they take turns."""
     photos = photos[:TIMED]
-    targets = homography_warp(photos, draw_warps(len(photos), seed), (SIZE // 4, SIZE // 4))
+    _, targets = _problems(photos, "4x", seed)
     least = dict.fromkeys(methods, math.inf)
     for name in tqdm([*methods] * ROUNDS, desc="time"):
         count = 2 if name == "kornia ImageRegistrator" else len(photos)
@@ -194,30 +191,6 @@ def _times(methods: dict[str, Method], photos: Tensor, seed: int) -> dict[str, f
         methods[name](photos[:count], targets[:count], seed)
         least[name] = min(least[name], (time.perf_counter() - begin) / count)
     return {name: round(seconds, 6) for name, seconds in least.items()}
-
-
-def draw_warps(count: int, seed: int) -> Tensor:
-    """Target-to-source warps ``R S x + t``, normalised, ``(count, 3, 3)``; normals beyond two are drawn again."""
-    generator = torch.Generator().manual_seed(seed)
-    normals = torch.randn(count, 5, generator=generator)
-    while (far := normals.abs() > 2).any():
-        normals = torch.where(far, torch.randn(count, 5, generator=generator), normals)
-    angle, scales, shift = normals[:, 0] * math.pi / 4, (normals[:, 1:3] * 0.5**0.5).exp2(), normals[:, 3:] * 0.2
-    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).view(-1, 2, 2)
-    warps = torch.eye(3).repeat(count, 1, 1)
-    warps[:, :2, :2], warps[:, :2, 2] = rotation * scales[:, None], shift
-    return warps
-
-
-def scaled(warps: Tensor, strength: float) -> Tensor:
-    """Warps whose angle, logarithms of the scales, and translation are so many times as large; 0: only translations."""
-    shift = warps[:, :2, 2] * (strength or 1.0)
-    angle = torch.atan2(warps[:, 1, 0], warps[:, 0, 0]) * strength
-    scales = warps[:, :2, :2].norm(dim=1) ** strength
-    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).view(-1, 2, 2)
-    result = torch.eye(3).repeat(len(warps), 1, 1)
-    result[:, :2, :2], result[:, :2, 2] = rotation * scales[:, None], shift
-    return result
 
 
 def changed(targets: Tensor, change: str, seed: int) -> Tensor:

@@ -4,10 +4,12 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 Job = Mapping[str, str | int | float]
+Value = TypeVar("Value")
 
 
 def add_options(parser: argparse.ArgumentParser, name: str) -> None:
@@ -23,14 +25,12 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
 
-def run_cells(
-    jobs: Sequence[Job], measure: Callable[[Job], list[float]], finished: Path, name: str
-) -> list[list[float]]:
+def run_cells(jobs: Sequence[Job], measure: Callable[[Job], Value], finished: Path, name: str) -> list[Value]:
     """Measure each job, but those that a file holds already.
 
     Args:
         jobs: what to measure; a job's entries must say all that its value depends on.
-        measure: gives a job's value.
+        measure: gives a job's value, which JSON can hold.
         finished: JSON lines, each a job and its value; made if missing, lines are added.
         name: stands before the progress bar.
 

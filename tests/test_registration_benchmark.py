@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from kornia.geometry.transform import homography_warp
 from PIL import Image
 from skimage import data
 
@@ -24,14 +25,13 @@ def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_p
         return lambda *arguments: calls.append(name) or few[name](*arguments)
 
     monkeypatch.setattr(registration, "_methods", lambda without: {name: counted(name) for name in few})
-    monkeypatch.setattr(registration, "CASES", {"8x": (8, 1.0, ""), "8x, hidden": (8, 0.0, "hidden")})
+    monkeypatch.setattr(registration, "CASES", {"4x": (8, 1.0, ""), "4x, hidden": (8, 0.0, "hidden")})
     monkeypatch.setattr(registration, "ROUNDS", 1)
-    out = tmp_path / "registration.json"
-    kept = tmp_path / "registration.partial.json"
-    result = {"errors": [0.0, 1.0], "scores": [0.9, 0.5]}
-    kept.write_text(json.dumps({"settings": {"photos": 2, "seed": 0}, "done": {registration.MAIN: {"8x": result}}}))
-    arguments = ["--data", str(folder_of_photos), "--photos", "2", "--json", str(out), "--threads", "1"]
-    monkeypatch.setattr("sys.argv", ["registration", *arguments])
+    out, finished = tmp_path / "registration.json", tmp_path / "finished.jsonl"
+    job = {"count": 2, "seed": 0, "method": registration.MAIN, "case": "4x"}
+    finished.write_text(json.dumps({"job": job, "value": {"errors": [0.0, 1.0], "scores": [0.9, 0.5]}}) + "\n")
+    arguments = ["--data", str(folder_of_photos), "--count", "2", "--json", str(out), "--finished", str(finished)]
+    monkeypatch.setattr("sys.argv", ["registration", *arguments, "--threads", "1"])
     registration.main()
     table = json.loads(out.read_text())["table"]
     cells = {row[0]: row[1:3] for row in table["rows"]}
@@ -40,18 +40,24 @@ def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_p
     assert calls.count(registration.MAIN) == 2  # one set of problems, one round of timing
     assert calls.count("phase correlation") == 3
     assert out.with_suffix(".png").exists()
-    assert not kept.exists()
     assert "| Gauss-Newton |" in capsys.readouterr().out
 
 
 def test_warps_of_other_sizes_keep_their_kind():
-    warps = registration.draw_warps(50, seed=1)
-    torch.testing.assert_close(registration.scaled(warps, 1.0), warps, rtol=1e-4, atol=1e-5)
-    twice = registration.scaled(registration.scaled(warps, 0.5), 2.0)
-    torch.testing.assert_close(twice, warps, rtol=1e-4, atol=1e-5)
-    still = registration.scaled(warps, 0.0)
-    torch.testing.assert_close(still[:, :2, :2], torch.eye(2).expand(50, 2, 2))
-    torch.testing.assert_close(still[:, :2, 2], warps[:, :2, 2])
+    photos = torch.rand(50, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    warps, half, moved = (
+        registration._problems(photos, case, seed=1)[0] for case in ("4x", "4x, warps / 2", "4x, translations")
+    )
+
+    def angle_and_scales(warps):
+        x, y = warps[:, :, 0], warps[:, :, 1]
+        torch.testing.assert_close((x * y).sum(1), torch.zeros(50))
+        return torch.stack((torch.atan2(x[:, 1], x[:, 0]), x.norm(dim=1).log2(), y.norm(dim=1).log2()))
+
+    torch.testing.assert_close(angle_and_scales(half), angle_and_scales(warps) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(half[:, :, 2], warps[:, :, 2] / 2)
+    torch.testing.assert_close(moved[:, :, :2], torch.eye(2).expand(50, 2, 2))
+    torch.testing.assert_close(moved[:, :, 2], warps[:, :, 2])
 
 
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
@@ -67,7 +73,7 @@ def test_a_peer_finds_a_translation(align):
     sources = torch.nn.functional.interpolate(image, (64, 64), mode="area")
     truth = torch.eye(3)[None].clone()
     truth[:, 0, 2] = 0.125
-    targets = peers.homography_warp(sources, truth, (32, 32))
+    targets = homography_warp(sources, truth, (32, 32))
     found = getattr(peers, align)(sources, targets, 0)
     assert (found - truth).abs().max() < 0.05
 
