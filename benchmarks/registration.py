@@ -271,7 +271,7 @@ def _draw_panels(done: dict[str, dict[str, Any]], times: dict[str, float], figur
         if points:
             by_size.plot(*zip(*points, strict=True), **style)
     by_time.set(xscale="log", xlabel="milliseconds an image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.03, 1.03))
-    by_size.set(xlabel="size of the warps, 1 as in the paper's experiment", ylim=(-0.03, 1.03))
+    by_size.set(xlabel="size of the warps, 1 as in the table's first columns", ylim=(-0.03, 1.03))
     figure.legend(*by_time.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 
 
