@@ -112,7 +112,14 @@ def main() -> None:
         "clipped at 1, and a bias of 0.2 times a normal. Hidden: a patch of one colour, 0.4 of the target's side.",
         ["method", *CASES, "ms"],
         [[name, *(_cell(by_case, case) for case in CASES), _time(times, name)] for name, by_case in done.items()],
-        {"problems": done, "seconds": times},
+        {
+            **{
+                f"{name}, {case}": " ".join(f"{error:.3f}" for error in found["errors"])
+                for name, by_case in done.items()
+                for case, found in by_case.items()
+            },
+            "seconds": times,
+        },
         figure={
             "file": options.json.with_suffix(".png").name,
             "alt": "Left: recall against time an image at 4x, a point a method; right: recall against the size of the "
