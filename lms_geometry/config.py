@@ -93,15 +93,16 @@ class LinearizedSampling:
 
     @classmethod
     def training(cls) -> "LinearizedSampling":
-        """For a network that learns where to look: whitened samples over the area of an output pixel, without the mask.
+        """For a network that learns where to look: whitened samples over the area of an output pixel.
 
         The standard deviation of a pixel's own area is 0.29 output pixels. With samples that far, and none beyond, the
         value is the mean over the pixel, whatever the warp: a wider spread mixes neighbours, a closer one reads a few
-        texels of many. A network that learned on such values is to be tested on such values.
+        texels of many. The mask keeps the edge of the image, often the strongest edge in view, out of value and slope.
+        A network that learned on such values is to be tested on such values.
 
         Example:
             >>> training = LinearizedSampling.training()
             >>> training.sigma, training.jitter
             (0.3, 0.0)
         """
-        return cls(sigma=0.3, jitter=0.0, pattern="whitened", mask_out_of_bounds=False)
+        return cls(sigma=0.3, jitter=0.0, pattern="whitened")

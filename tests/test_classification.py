@@ -18,7 +18,7 @@ from benchmarks.classification import __main__ as classification
 from benchmarks.classification import steps
 from benchmarks.classification.data import SIZE, Data, Images, hold_out, load
 from benchmarks.classification.networks import SCALES, Network, similarity
-from benchmarks.classification.samplers import SAMPLERS, TRAINING, Sampler
+from benchmarks.classification.samplers import SAMPLERS, TRAINING, UNMASKED, Sampler
 from benchmarks.classification.train import Job, prepare, train
 
 CPU = torch.device("cpu")
@@ -152,6 +152,15 @@ def test_a_blurred_image_is_sampled_as_if_it_went_on_in_black():
         torch.testing.assert_close(views, wanted, atol=4e-3, rtol=0)  # pixels are kept in 8 bits
 
 
+def test_border_padding_goes_on_with_the_last_texels():
+    canvas = torch.zeros(1, 1, SIZE, SIZE)
+    canvas[..., -1] = 1.0
+    theta = torch.tensor([[[1.0, 0.0, 2.5], [0.0, 1.0, 0.0]]])  # looks to the right of the image
+    for name, seen in (("bilinear, border padding", 1.0), ("bilinear", 0.0)):
+        views = SAMPLERS[name].read(canvas, theta, SIZE, 5, torch.Generator())
+        assert torch.equal(views, torch.full((1, 1, 5, 5), seen))
+
+
 def test_samples_follow_the_warp_but_not_in_the_released_code():
     """On a disc of brightness r^2 the intercept measures how far the samples spread."""
     x = torch.linspace(-1, 1, SIZE)
@@ -184,7 +193,7 @@ def test_the_slope_of_bilinear_comes_with_the_value_of_linearized_sampling():
         view = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
         return view, torch.autograd.grad(view.sin().sum(), theta)[0]
 
-    (mixed, gradient), (linearized, _), (plain, _) = map(read, (f"{TRAINING}, slope of bilinear", TRAINING, "bilinear"))
+    (mixed, gradient), (linearized, _), (plain, _) = map(read, (f"{UNMASKED}, slope of bilinear", UNMASKED, "bilinear"))
     torch.testing.assert_close(mixed, linearized)
     expected = torch.autograd.grad(
         bilinear(canvas, F.affine_grid(theta, [2, 1, 6, 6], align_corners=False)), theta, linearized.detach().cos()

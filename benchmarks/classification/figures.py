@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.classification.data import SIZE, Images
 from benchmarks.classification.networks import Network
-from benchmarks.classification.samplers import BILINEAR, TRAINING
+from benchmarks.classification.samplers import BILINEAR, TRAINING, UNMASKED
 from benchmarks.classification.train import Job, Run, Split
 from benchmarks.figures import LINES, save_figure
 
@@ -27,6 +27,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "paper": LINES["paper's text"],
     "released code": LINES["released code's settings"],
     TRAINING: LINES["whitened, 5 to 0.125"],
+    UNMASKED: LINES["whitened, 5 to 0.125"] | {"linestyle": "--"},
 }
 
 

@@ -17,6 +17,7 @@ class Sampler:
         sampling: settings of linearized sampling; bilinear if ``None``.
         blurs: standard deviations in source pixels. Gaussians that the image is blurred by, each apart, and averaged.
         blur: the same in output pixels of an image that is only shrunk.
+        padding_mode: what bilinear sampling sees outside the image.
         follows_warp: whether the samples spread with the warp. In the released code they do not.
         noise_for_each_image: whether each image of a batch has samples of its own.
         slope_of_bilinear: whether only the value is that of ``sampling``, and the gradient that of bilinear sampling.
@@ -25,6 +26,7 @@ class Sampler:
     sampling: LinearizedSampling | None = None
     blurs: tuple[float, ...] = ()
     blur: float = 0.0
+    padding_mode: str = "zeros"
     follows_warp: bool = True
     noise_for_each_image: bool = False
     slope_of_bilinear: bool = False
@@ -51,7 +53,8 @@ class Sampler:
         """
         grid = F.affine_grid(theta, [len(theta), 1, view, view], align_corners=False)
         if self.sampling is None:
-            return F.grid_sample(canvas, grid * (side / canvas.shape[-1]), align_corners=False)
+            grid = grid * (side / canvas.shape[-1])
+            return F.grid_sample(canvas, grid, padding_mode=self.padding_mode, align_corners=False)
         linear = theta[:, :, :2] if self.follows_warp else torch.eye(2, device=theta.device)[None]
         noise = None
         if self.noise_for_each_image:
@@ -73,9 +76,11 @@ class Sampler:
 
 
 BILINEAR = "bilinear"
-TRAINING = "whitened, sigma 0.3, jitter 0, mask off"
+TRAINING = "whitened, sigma 0.3, jitter 0"
+UNMASKED = f"{TRAINING}, mask off"
 _TRAINING = LinearizedSampling.training()
-_JITTERED = replace(_TRAINING, sigma=0.25, jitter=1.0)
+_UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
+_JITTERED = replace(_UNMASKED, sigma=0.25, jitter=1.0)
 COMPARED = {
     BILINEAR: Sampler(),
     "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
@@ -84,15 +89,20 @@ COMPARED = {
     "paper": Sampler(LinearizedSampling.paper()),
     "released code": Sampler(LinearizedSampling(sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
     TRAINING: Sampler(_TRAINING),
+    UNMASKED: Sampler(_UNMASKED),
 }
-# What serves training: the spread, the noise, the blur of the value, its agreement with the slope.
+# What serves training: the border, the spread, the noise, the blur of the value, its agreement with the slope.
 VARIED = {
-    "whitened, sigma 0.2, jitter 0, mask off": Sampler(replace(_TRAINING, sigma=0.2)),
+    "bilinear, border padding": Sampler(padding_mode="border"),
+    "bilinear, blurred by 1 output pixel": Sampler(blur=1.0),
+    "whitened, sigma 1": Sampler(replace(_TRAINING, sigma=1.0, jitter=1.0)),
+    "whitened, sigma 1, jitter 0, mask off": Sampler(replace(_UNMASKED, sigma=1.0)),
+    "whitened, sigma 0.2, jitter 0, mask off": Sampler(replace(_UNMASKED, sigma=0.2)),
     "whitened, sigma 0.5, mask off": Sampler(replace(_JITTERED, sigma=0.5)),
     "whitened, sigma 0.25, mask off": Sampler(_JITTERED),
     "whitened, sigma 0.25, mask off, noise for each image": Sampler(_JITTERED, noise_for_each_image=True),
     "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_JITTERED, intercept=False)),
-    f"{TRAINING}, slope of bilinear": Sampler(_TRAINING, slope_of_bilinear=True),
+    f"{UNMASKED}, slope of bilinear": Sampler(_UNMASKED, slope_of_bilinear=True),
 }
 SAMPLERS = COMPARED | VARIED
 
