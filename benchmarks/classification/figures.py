@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from benchmarks.classification.data import SIZE, Images
@@ -22,6 +23,8 @@ _LONG_NAME = 45
 _STYLES: dict[str, dict[str, Any]] = {
     BILINEAR: LINES["bilinear"],
     "multi-scale (1, 5, 10)": LINES["multi-scale (1, 5, 10)"],
+    "bilinear, border padding": LINES["bilinear"] | {"linestyle": ":"},
+    "bilinear, blurred by 1 output pixel": LINES["scale space"] | {"linestyle": "--"},
     "bilinear, blurred by 0.25 output pixel": LINES["scale space"],
     "bilinear, blurred by 0.125 output pixel": LINES["scale space"] | {"linestyle": ":"},
     "paper": LINES["paper's text"],
@@ -53,6 +56,7 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
                 axis.plot(steps, errors.mean(0), label=sampler, **style)
                 axis.fill_between(steps, errors.amin(0), errors.amax(0), color=style["color"], alpha=0.2, linewidth=0)
             axis.set_yscale("log", base=2)
+            axis.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.25, 1.5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.set(title=f"{transformer}, {rate}x", xlabel="steps", ylabel="test error, %")
         lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
