@@ -95,8 +95,7 @@ COMPARED = {
 VARIED = {
     "bilinear, border padding": Sampler(padding_mode="border"),
     "bilinear, blurred by 1 output pixel": Sampler(blur=1.0),
-    "whitened, sigma 1": Sampler(replace(_TRAINING, sigma=1.0, jitter=1.0)),
-    "whitened, sigma 1, jitter 0, mask off": Sampler(replace(_UNMASKED, sigma=1.0)),
+    "whitened, sigma 0.25": Sampler(replace(_TRAINING, sigma=0.25, jitter=1.0)),
     "whitened, sigma 0.2, jitter 0, mask off": Sampler(replace(_UNMASKED, sigma=0.2)),
     "whitened, sigma 0.5, mask off": Sampler(replace(_JITTERED, sigma=0.5)),
     "whitened, sigma 0.25, mask off": Sampler(_JITTERED),
