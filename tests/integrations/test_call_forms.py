@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from lms_geometry.integrations import linearize, replace
 from torch import nn
 from torch.nn.functional import grid_sample
+from two_transformers import IMAGE, THETA
 
 from lms_geometry import LinearizedSampling, grid_sample_linearized
-
-IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
-THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]])
 
 
 def grid_of(theta, align_corners=False):

@@ -4,16 +4,11 @@ import pytest
 import torch
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.stn import linearize_stn
-
-from lms_geometry import LinearizedSampling
+from two_transformers import EXACT, IMAGE, THETA
 
 pytest.importorskip("monai", reason="monai is not installed", exc_type=ImportError)
 from monai.data import MetaTensor
 from monai.networks.layers import AffineTransform
-
-EXACT = LinearizedSampling(intercept=False)
-IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
-THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]])
 
 
 def value_and_gradient(transform, image=IMAGE):

@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from torch import nn
+from two_transformers import EXACT, IMAGE
 
-from lms_geometry import LinearizedSampling
-
-EXACT = LinearizedSampling(intercept=False)
-IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
 REGISTER = []
 
 
