@@ -57,14 +57,12 @@ def draw_independent(
     dtype: torch.dtype,
 ) -> Tensor:
     """Independent draws ``(K - 1, h, w, 2)``, in ``dtype`` or, for half precision, in float32."""
-    if generator is not None and not isinstance(generator, torch.Generator):
+    shape, dtype = (num_samples - 1, *size, 2), torch.promote_types(dtype, torch.float32)
+    if generator is None:  # left out of the call: beside one, None too, torch takes no size that a compiler leaves open
+        return torch.randn(shape, device=device, dtype=dtype)
+    if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    return torch.randn(
-        (num_samples - 1, *size, 2),
-        generator=generator,
-        device=device if generator is None else generator.device,
-        dtype=torch.promote_types(dtype, torch.float32),
-    ).to(device)
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).to(device)
 
 
 def whiten(noise: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.export import Dim
 from torch.func import jacfwd, jacrev, vmap
 
 from lms_geometry import (
@@ -86,11 +87,11 @@ def test_it_compiles_to_one_graph(name, image, noise):
         torch.testing.assert_close(got, plain, rtol=1e-4, atol=1e-4)
 
 
-def test_without_noise_it_still_compiles_to_one_graph(image):
+def test_without_noise_it_still_compiles_to_one_graph_and_for_sizes_to_come(image):
     torch._dynamo.reset()
-    grid = torch.zeros(B, h, w, 2, requires_grad=True)
     compiled = torch.compile(grid_sample_linearized, fullgraph=True, backend="aot_eager")
-    assert compiled(image, grid).shape == (B, C, h, w)
+    for size in ((h, w), (h + 2, w + 1), (h + 5, w)):
+        assert compiled(image, torch.zeros(B, *size, 2, requires_grad=True)).shape == (B, C, *size)
 
 
 @every_warp
@@ -161,6 +162,19 @@ def test_it_exports(name, image, noise):
 
     program = torch.export.export(Warp(), (image, parameters, noise))
     torch.testing.assert_close(program.module()(image, parameters, noise), warp(image, parameters, noise))
+
+
+def test_it_exports_for_any_size(image):
+    class Sample(torch.nn.Module):
+        def forward(self, image, grid):
+            return grid_sample_linearized(image, grid)
+
+    sizes = {
+        "image": {0: Dim("B"), 2: Dim("H", min=2), 3: Dim("W", min=2)},
+        "grid": {0: Dim("B"), 1: Dim("h"), 2: Dim("w")},
+    }
+    program = torch.export.export(Sample(), (image, torch.zeros(B, h, w, 2)), dynamic_shapes=sizes)
+    assert program.module()(torch.rand(3, C, 5, 6), torch.zeros(3, 7, 8, 2)).shape == (3, C, 7, 8)
 
 
 def test_autocast_gives_the_dtype_of_grid_sample(image):
