@@ -225,8 +225,9 @@ def _normal_equations(
         columns = torch.stack((value, torch.ones_like(value)), 1)
         cross = source_point.flatten(2) @ torch.einsum("bjcp,bicp->bjip", columns, weighted).flatten(2).mT
         own = torch.einsum("bicp,bjcp->bij", columns, columns * weight[:, None])
-        own = own + 1e-6 * torch.eye(2, dtype=own.dtype, device=own.device)
-        matrix = matrix - cross @ torch.linalg.solve(own, cross.mT)
+        # A gain and a bias do the same to a blank image: without what is added here, own is singular.
+        own = own + torch.diag_embed(1e-6 * own.diagonal(dim1=-2, dim2=-1) + 1e-12)
+        matrix = matrix - cross @ torch.linalg.solve_ex(own, cross.mT)[0]
     return _Equations(
         matrix.view(batch, starts, unknowns, unknowns),
         gradient.view(batch, starts, unknowns),

@@ -360,6 +360,20 @@ def test_finite_images_give_finite_results(motion):
             assert result.isfinite().all()
 
 
+@pytest.mark.parametrize("level", [0.3, 1.0, 255.0])
+def test_a_blank_pair_leaves_the_rest_of_its_batch_alone(level):
+    source = _scene(SIZE)
+    target = 0.6 * warp_perspective(source, _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE) + 0.25
+    sources, targets = (torch.cat((image, torch.full_like(image, level))) for image in (source, target))
+    together, alone = (
+        register(*pair, "similarity", photometric=True, generator=torch.Generator().manual_seed(0))
+        for pair in ((sources, targets), (source, target))
+    )
+    torch.testing.assert_close(together.matrix[:1], alone.matrix)
+    assert together.matrix.isfinite().all()
+    assert together.score[1] < 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
