@@ -14,6 +14,8 @@ Loss = Literal["squared", "huber"]
 _TURN = 1.5
 _SMALLEST_TURN = 0.01
 _GAINS = (0.2, 5.0)
+# Of the mean square. An image that varies less is blank.
+_LEAST_CONTRAST = 1e-8
 _REWEIGHTINGS = 5
 
 
@@ -77,7 +79,7 @@ def fit_gain(moved: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     """The gain and the bias that make moved images most like their targets, each ``(B, n, 1, 1, 1)``."""
     mean_moved, mean_target = weighted_mean(moved, weight), weighted_mean(target, weight)
     covariance = weighted_mean((moved - mean_moved) * (target - mean_target), weight)
-    gain = (covariance / (weighted_mean((moved - mean_moved).square(), weight) + 1e-8)).clamp(*_GAINS)
+    gain = (covariance / _contrast(moved, weight)).clamp(*_GAINS)
     return gain, mean_target - gain * mean_moved
 
 
@@ -101,8 +103,8 @@ def agreement(moved: Tensor, target: Tensor, seen: Tensor) -> Tensor:
         weight = seen / (1 + (size / scale).square()).square()
     mean_moved, mean_target = weighted_mean(moved, weight), weighted_mean(target, weight)
     covariance = weighted_mean((moved - mean_moved) * (target - mean_target), weight)
-    variances = weighted_variance(moved, weight) * weighted_variance(target, weight)
-    return (covariance / (variances + 1e-8).sqrt()).clamp(0, 1).flatten()
+    contrasts = _contrast(moved, weight).sqrt() * _contrast(target, weight).sqrt()
+    return (covariance / contrasts).clamp(0, 1).flatten()
 
 
 def weighted_mean(image: Tensor, weight: Tensor) -> Tensor:
@@ -114,6 +116,12 @@ def weighted_mean(image: Tensor, weight: Tensor) -> Tensor:
 def weighted_variance(image: Tensor, weight: Tensor) -> Tensor:
     """Variance over channels and pixels, ``(B, n, 1, 1, 1)``."""
     return weighted_mean((image - weighted_mean(image, weight)).square(), weight)
+
+
+def _contrast(image: Tensor, weight: Tensor) -> Tensor:
+    """Variance to divide by: never 0, and never so small beside the mean square that it may be rounding."""
+    least = _LEAST_CONTRAST * weighted_mean(image.square(), weight)
+    return (weighted_variance(image, weight) + least).clamp_min(torch.finfo(image.dtype).tiny)
 
 
 def _median(size: Tensor, seen: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from kornia.geometry import homography_warp
 
 from lms_geometry import LinearizedSampling
-from lms_geometry.agreement import agreement, residual
+from lms_geometry.agreement import agreement, fit_gain, residual
 from lms_geometry.gauss_newton import Problem, _normal_equations, _step
 from lms_geometry.motions import PARAMETERS, motion_derivative, motion_matrix, turned
 
@@ -129,5 +129,20 @@ def test_the_score_is_that_of_correlation_and_ignores_light_and_a_hidden_patch()
     hidden[..., :8, :8] = 1
     assert agreement(image, hidden, seen).item() > 0.95
     assert agreement(image, torch.rand(1, 3, 20, 20, generator=generator), seen).item() < 0.3
-    assert agreement(image * 0, image, seen).isfinite().all()
     assert agreement(image, image, seen * 0).item() == 0
+
+
+def test_the_score_and_the_gain_do_not_depend_on_the_units_of_the_images():
+    generator = torch.Generator().manual_seed(0)
+    image, seen = torch.rand(1, 3, 20, 20, generator=generator), torch.ones(1, 1, 20, 20)
+    for unit in (255.0, 0.01, 1e-4, 1e-6):
+        assert agreement(unit * image, unit * image, seen).item() == pytest.approx(1, abs=1e-3)
+        gain, _ = fit_gain(unit * image[:, None], 2 * unit * image[:, None], seen[:, None])
+        assert gain.item() == pytest.approx(2, abs=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-3, 0.3, 1.0, 255.0])
+def test_blank_images_have_a_low_score(level):
+    blank, image = torch.full((1, 3, 20, 20), level), torch.rand(1, 3, 20, 20)
+    for pair in ((blank, blank), (blank, image), (image, blank)):
+        assert 0 <= agreement(*pair, torch.ones(1, 1, 20, 20)).item() < 0.01
