@@ -1,7 +1,7 @@
 """Align images through a linearized warp: by Gauss-Newton steps from several starts, or by Adam as in section 6.4."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,7 +28,7 @@ _DEFAULT_STARTS = 5
 _MOST_STARTS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Registration:
     """What :func:`register` found, and the way there.
 
@@ -126,6 +126,7 @@ def register(
     Raises:
         TypeError: if an argument has the wrong type or dtype.
         ValueError: if an argument has the wrong shape, device, batch or range, or ``init`` is singular.
+        RuntimeError: if Adam or bilinear sampling is asked for in inference mode, which has no gradients.
 
     Example:
         >>> from kornia.geometry import warp_perspective
@@ -297,12 +298,14 @@ def _check(
         raise TypeError(f'sampling must be a LinearizedSampling, "bilinear", a function or None, got {sampling!r}')
     if anneal is not None and not isinstance(sampling, LinearizedSampling | None):
         raise ValueError("anneal must be None for a sampling that has no sigma to anneal")
-    if anneal is not None and (len(anneal) != 2 or not all(math.isfinite(s) and s > 0 for s in anneal)):
+    if anneal is not None and not (
+        isinstance(anneal, Sequence) and len(anneal) == 2 and all(_is_positive(sigma) for sigma in anneal)
+    ):
         raise ValueError(f"anneal must be two positive standard deviations (first, last), got {anneal!r}")
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ValueError(f"steps must be an int of at least 1, got {steps!r}")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be finite and above 0, got {learning_rate}")
+    if not _is_positive(learning_rate):
+        raise ValueError(f"learning_rate must be finite and above 0, got {learning_rate!r}")
     if init is not None:
         check_tensor("init", init, ("B", 3, 3))
         check_same_device("init", init, "source", source)
@@ -311,8 +314,14 @@ def _check(
                 f"init must have batch size 1 or the images' {max(source.shape[0], target.shape[0])}, "
                 f"got {init.shape[0]}"
             )
-        if not init.isfinite().all() or (torch.linalg.det(init.double()) == 0).any():
-            raise ValueError("init must be finite and invertible")
+        working = torch.promote_types(source.dtype, torch.float32)
+        inverse, singular = torch.linalg.inv_ex(init.detach().to(working))
+        if singular.any() or not (init.to(working).isfinite() & inverse.isfinite()).all():
+            raise ValueError(f"init must be finite and invertible in {working}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
 def _check_method(
@@ -329,6 +338,11 @@ def _check_method(
     check_choice("loss", loss, get_args(Loss))
     if optimizer == "gauss-newton" and callable(sampling):
         raise ValueError('optimizer must be "adam" for a sampling that is a function, got "gauss-newton"')
+    if torch.is_inference_mode_enabled() and (optimizer == "adam" or sampling == "bilinear"):
+        raise RuntimeError(
+            'the optimizer "adam" and the sampling "bilinear" need gradients, which torch.inference_mode() has not: '
+            "use torch.no_grad()"
+        )
     if starts is not None and (not isinstance(starts, int) or not 1 <= starts <= _MOST_STARTS):
         raise ValueError(f"starts must be an int from 1 to {_MOST_STARTS}, got {starts!r}")
     if starts is not None and starts > 1 and optimizer == "adam":

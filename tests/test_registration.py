@@ -182,6 +182,21 @@ def test_it_works_where_gradients_are_off_and_under_autocast():
     assert torch.equal(plain.path, other.path)
 
 
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"sampling": "bilinear", "optimizer": "gauss-newton"}])
+def test_what_needs_gradients_says_so_in_inference_mode(options):
+    with torch.inference_mode():
+        assert register(A, D, steps=2).matrix.isfinite().all()
+        with pytest.raises(RuntimeError, match=r'"adam" .* "bilinear" need gradients.* use torch\.no_grad\(\)'):
+            register(A, D, steps=2, **options)
+
+
+def test_results_may_be_compared_and_are_equal_to_themselves_alone():
+    first, second = (register(A, D, steps=1) for _ in range(2))
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2
+
+
 def test_progress_shows_a_bar(capsys):
     register(_scene(SIZE), _scene(DSIZE), steps=2, progress=True)
     assert "register: 100%" in capsys.readouterr().err
@@ -212,6 +227,9 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
         (lambda: register(A, D, sampling="nearest"), TypeError, "sampling must be .* got 'nearest'"),
         (lambda: register(A, D, sampling="bilinear", anneal=(8.0, 1.0)), ValueError, "anneal must be None for"),
         (lambda: register(A, D, anneal=(8.0, 0.0)), ValueError, r"anneal must be two positive .* got \(8.0, 0.0\)"),
+        (lambda: register(A, D, anneal=3.0), ValueError, "anneal must be two positive .* got 3.0"),
+        (lambda: register(A, D, anneal=("a", "b")), ValueError, r"anneal must be two positive .* got \('a', 'b'\)"),
+        (lambda: register(A, D, learning_rate="0.1"), ValueError, "learning_rate must be finite .* got '0.1'"),
         (lambda: register(A, D, steps=0), ValueError, "steps must be an int of at least 1, got 0"),
         (lambda: register(A, D, learning_rate=-1.0), ValueError, "learning_rate must be finite and above 0, got -1.0"),
         (lambda: register(A, D, init=torch.eye(3)), ValueError, r"init must have shape \(B, 3, 3\), got \(3, 3\)"),
@@ -221,6 +239,11 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
             "init must have batch size 1 or the images' 2, got 3",
         ),
         (lambda: register(A, D, init=torch.zeros(1, 3, 3)), ValueError, "init must be finite and invertible"),
+        (
+            lambda: register(A, D, init=torch.eye(3).double()[None] + 1e9),
+            ValueError,
+            r"init must be finite and invertible in torch\.float32",
+        ),
     ],
 )
 def test_bad_arguments_are_named_with_what_came_and_what_is_wanted(call, error, message):
