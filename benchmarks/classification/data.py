@@ -55,13 +55,25 @@ def load(name: str, folder: Path) -> Data:
     return {"gtsrb": _load_signs, "mnist": _load_digits}[name](folder)
 
 
-def hold_out(tracks: Sequence[int], seed: int = 0) -> Tensor:
-    """Which images to keep from training: a share of ``HELD_OUT`` of the tracks, whole, ``(N,)`` of bool."""
-    names, track = torch.tensor(tracks).unique(return_inverse=True)
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    held_out = torch.zeros(len(names), dtype=torch.bool)
-    held_out[order[: max(1, round(HELD_OUT * len(names)))]] = True
-    return held_out[track]
+def hold_out(tracks: Tensor, classes: Tensor, seed: int = 0) -> Tensor:
+    """Which images to keep from training: a share of ``HELD_OUT`` of each class's tracks, whole.
+
+    Args:
+        tracks: the track of each image, ``(N,)``, numbered within its class.
+        classes: the class of each image, ``(N,)``.
+        seed: of the choice.
+
+    Returns:
+        ``(N,)`` of bool.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held_out = torch.zeros(len(tracks), dtype=torch.bool)
+    for wanted in classes.unique():
+        of_class = classes == wanted
+        numbers = tracks[of_class].unique()
+        order = torch.randperm(len(numbers), generator=generator)
+        held_out[of_class] = torch.isin(tracks[of_class], numbers[order[: max(1, round(HELD_OUT * len(numbers)))]])
+    return held_out
 
 
 def _load_signs(folder: Path) -> Data:
@@ -70,26 +82,25 @@ def _load_signs(folder: Path) -> Data:
         test, _ = _read_archive(next(folder.glob("*test*.npz")))
     else:
         train, tracks, test = _read_release(folder)
-    held_out = hold_out(tracks)
+    held_out = hold_out(tracks, train.labels)
     return Data(_where(train, ~held_out), _where(train, held_out), test)
 
 
-def _read_archive(path: Path) -> tuple[Images, list[int]]:
+def _read_archive(path: Path) -> tuple[Images, Tensor]:
     with np.load(path) as archive:
         files, labels = encoded_images(archive), archive["labels"].tolist()
-        tracks = archive["track"].tolist() if "track" in archive else []
+        tracks = torch.from_numpy(archive["track"].astype(np.int64)) if "track" in archive else torch.empty(0)
     return _decode(files, labels), tracks
 
 
-def _read_release(folder: Path) -> tuple[Images, list[int], Images]:
+def _read_release(folder: Path) -> tuple[Images, Tensor, Images]:
     """The directory tree of GTSRB_Final_Training_Images, GTSRB_Final_Test_Images and GTSRB_Final_Test_GT."""
     train = sorted(path for path in folder.rglob("*_*.ppm") if path.parent.name.isdigit())
     answers = next(folder.rglob("GT-final_test.csv"), None)
     if not train or answers is None:
         raise SystemExit(f"{folder} holds neither GTSRB's training images and GT-final_test.csv nor archives of them")
     labels = [int(path.parent.name) for path in train]
-    # Tracks are numbered within a class.
-    tracks = [100_000 * label + int(path.name.split("_")[0]) for path, label in zip(train, labels, strict=True)]
+    tracks = torch.tensor([int(path.name.split("_")[0]) for path in train])
     with answers.open(newline="") as table:
         rows = list(csv.DictReader(table, delimiter=";"))
     places = {path.name: path for path in folder.rglob("*.ppm") if "_" not in path.name}
@@ -112,7 +123,8 @@ def _load_digits(folder: Path) -> Data:
             )
             for seed, split in enumerate(("train", "test"))
         )
-    held_out = hold_out(range(len(train.labels)))  # MNIST does not say who wrote what
+    # MNIST does not say who wrote what.
+    held_out = hold_out(torch.arange(len(train.labels)), torch.zeros(len(train.labels)))
     return Data(_where(train, ~held_out), _where(train, held_out), test)
 
 
