@@ -1,12 +1,13 @@
 """What linearized sampling is compared with: samplers that blur the image instead of sampling it many times."""
 
+import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 
@@ -16,29 +17,31 @@ def bilinear(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image.expand(batch, -1, -1, -1), grid.expand(batch, -1, -1, -1), align_corners=False)
 
 
-def multi_scale(levels: Sequence[Tensor], grid: Tensor) -> Tensor:
-    """The paper's baseline (section 6.1): the mean of bilinear samples of three blurred images."""
-    return torch.stack([bilinear(level, grid) for level in levels]).mean(0)
+def multi_scale(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The image of the paper's baseline (section 6.1), on a canvas as ``blurred`` gives it.
 
-
-def blur_levels(image: Tensor) -> list[Tensor]:
-    """The three images of the paper's baseline, blurred by Gaussians of 1, 5 and 10 pixels."""
-    widths = {sigma: 2 * int(3 * sigma) + 1 for sigma in (1.0, 5.0, 10.0)}
-    return [gaussian_blur2d(image, (w, w), (sigma, sigma), border_type="constant") for sigma, w in widths.items()]
-
-
-def blurred(image: Tensor, sigma: float) -> tuple[Tensor, float]:
-    """An image on a canvas of zeros, blurred, and the canvas's size in images.
-
-    The canvas keeps what the blur spreads beyond the edge, as sampling with zero padding would see it.
+    The baseline is the mean of bilinear samples of three images, blurred by Gaussians of 1, 5 and 10 pixels. That is
+    the bilinear sample of their mean.
     """
-    margin = int(3 * sigma) + 1
+    return blurred(image, 1.0, 5.0, 10.0)
+
+
+def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, Tensor]:
+    """An image on a canvas of zeros, blurred, and the canvas's width and height in images.
+
+    The canvas keeps what the blur spreads beyond the edge, as sampling with zero padding would see it. The mean over
+    the blurs if there are several.
+    """
+    margin = int(3 * max(sigmas)) + 1
     canvas = F.pad(image, (margin,) * 4)
-    height, width = canvas.shape[-2], canvas.shape[-1]
-    frequency_y, frequency_x = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
-    falloff = (-2 * (torch.pi * sigma) ** 2 * (frequency_y[:, None] ** 2 + frequency_x**2)).exp()
+    height, width = canvas.shape[-2:]
+    squares = (
+        torch.fft.fftfreq(height, device=image.device)[:, None].square()
+        + torch.fft.rfftfreq(width, device=image.device).square()
+    )
+    falloff = torch.stack([(-2 * (torch.pi * sigma) ** 2 * squares).exp() for sigma in sigmas]).mean(0)
     smooth = torch.fft.irfft2(torch.fft.rfft2(canvas) * falloff, s=(height, width))
-    return smooth, width / image.shape[-1]
+    return smooth, image.new_tensor((width / image.shape[-1], height / image.shape[-2]))
 
 
 def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
@@ -54,3 +57,20 @@ def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda image, grid: module.grid_sample(image, grid, "linearized", "zeros")
+
+
+def authors_with_generator(folder: Path) -> Callable[[Tensor, Tensor, torch.Generator], Tensor]:
+    """The same, with samples from a generator, and silent where a slope is NaN or ``align_corners`` is not said.
+
+    Raises:
+        SystemExit: if the file is not there.
+    """
+    sample = load_authors(folder)
+
+    def sample_with_generator(image: Tensor, grid: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            return sample(image, grid)
+
+    return sample_with_generator

@@ -20,11 +20,12 @@ def report(
     raw: object,
     figure: dict[str, str] | None = None,
     notes: str | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Print a table, and write it to ``path`` with how it was made and, for other uses, the raw figures.
 
     ``figure`` names a picture beside ``path`` and says what it shows: ``{"file": ..., "alt": ...}``. ``notes`` say what
-    differs from the paper, and why.
+    differs from the paper, and why. ``device`` is where it was measured, the CPU if ``None``.
     """
     print("\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)))
     if path is None:
@@ -36,7 +37,7 @@ def report(
         **({} if figure is None else {"figure": figure}),
         **({} if notes is None else {"notes": notes}),
         "command": _command(),
-        "about": {"machine": _machine(), "torch": torch.__version__, "date": date.today().isoformat()},
+        "about": {"machine": _machine(device), "torch": torch.__version__, "date": date.today().isoformat()},
         "raw": raw,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,21 +46,26 @@ def report(
 
 def _command() -> str:
     """The command line, without places on this machine."""
-    path, *arguments = sys.argv
+    path, *given = sys.argv
+    arguments = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):
         if option in arguments:
             arguments[arguments.index(option) + 1] = name
     for option in ("--finished", "--runs"):
         if option in arguments:
             del arguments[(place := arguments.index(option)) : place + 2]
+    if "--json" in arguments:
+        place = arguments.index("--json") + 1
+        arguments[place] = f"benchmarks/results/{Path(arguments[place]).name}"
     parts = Path(path).with_suffix("").parts
-    parts = parts[parts.index("benchmarks") + 1 :] if "benchmarks" in parts else parts[-1:]
+    while "benchmarks" in parts:
+        parts = parts[parts.index("benchmarks") + 1 :]
     module = ".".join(("benchmarks", *(part for part in parts if part != "__main__")))
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _machine(device: torch.device | None) -> str:
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"

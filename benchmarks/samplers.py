@@ -4,8 +4,6 @@ The warps are ``(B, 2, 3)``, target to source, normalised with ``align_corners=F
 a sampler that is annealed how much of a descent is done.
 """
 
-import contextlib
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +35,8 @@ def bilinear(images: Tensor) -> Read:
 
 def multi_scale(images: Tensor) -> Read:
     """The paper's baseline, its images blurred once."""
-    levels = peers.blur_levels(images)
-    return lambda warps, dsize, *_: peers.multi_scale(levels, _grid(warps, dsize))
+    canvas, enlarged = peers.multi_scale(images)
+    return lambda warps, dsize, *_: peers.bilinear(canvas, _grid(warps / enlarged[:, None], dsize))
 
 
 def scale_space(first: float) -> Sampler:
@@ -50,7 +48,7 @@ def scale_space(first: float) -> Sampler:
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, *_: torch.Generator) -> Tensor:
             blur = first * (1 - min(_stage(progress) / ANNEALED_SHARE, 1.0))
             canvas, enlarged = level(blur * images.shape[-1] / dsize[1])
-            return peers.bilinear(canvas, _grid(warps / enlarged, dsize))
+            return peers.bilinear(canvas, _grid(warps / enlarged[:, None], dsize))
 
         return read
 
@@ -93,7 +91,7 @@ def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share
             settings = sampling if anneal is None else annealed(sampling, anneal, _stage(progress), ANNEALED_SHARE)
             blur = share * settings.sigma if progress < ANNEALED_SHARE else 0.0
             canvas, enlarged = level(blur * images.shape[-1] / dsize[1])
-            matrix = convert_affinematrix_to_homography(warps / enlarged)
+            matrix = convert_affinematrix_to_homography(warps / enlarged[:, None])
             return homography_warp_linearized(canvas, matrix, dsize, sampling=settings, generator=generator)
 
         return read
@@ -127,19 +125,8 @@ def authors(folder: Path) -> Sampler:
     Raises:
         SystemExit: if the file is not there.
     """
-    sample = peers.load_authors(folder)
-
-    def prepare(images: Tensor) -> Read:
-        def read(warps: Tensor, dsize: tuple[int, int], _: float, generator: torch.Generator) -> Tensor:
-            # It draws from the global generator, prints when a slope is NaN, and leaves align_corners to torch.
-            with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(None), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-                return sample(images, _grid(warps, dsize))
-
-        return read
-
-    return prepare
+    sample = peers.authors_with_generator(folder)
+    return lambda images: lambda warps, dsize, _, generator: sample(images, _grid(warps, dsize), generator)
 
 
 def _stage(progress: float) -> float:
@@ -151,14 +138,14 @@ def _grid(warps: Tensor, dsize: tuple[int, int]) -> Tensor:
     return F.affine_grid(warps, [len(warps), 1, *dsize], align_corners=False)
 
 
-def _levels(images: Tensor) -> Callable[[float], tuple[Tensor, float]]:
+def _levels(images: Tensor) -> Callable[[float], tuple[Tensor, Tensor]]:
     """Blurs images when asked, and keeps the last answer: a descent stays on a level for many steps."""
-    kept: dict[float, tuple[Tensor, float]] = {0.0: (images, 1.0)}
+    kept: dict[float, tuple[Tensor, Tensor]] = {}
 
-    def level(blur: float) -> tuple[Tensor, float]:
+    def level(blur: float) -> tuple[Tensor, Tensor]:
         if blur not in kept:
             kept.clear()
-            kept[blur] = peers.blurred(images, blur) if blur > 0 else (images, 1.0)
+            kept[blur] = peers.blurred(images, blur) if blur > 0 else (images, images.new_ones(2))
         return kept[blur]
 
     return level

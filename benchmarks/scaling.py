@@ -66,7 +66,7 @@ def main() -> None:
         save_figure(options.json.with_name(figure["file"]), (6.2, 4.2), _draw(times))
     names = list(times["B"])
     rows = [[q, *(f"{_exponent(RANGES[q], by_name[n]):.2f}" for n in names)] for q, by_name in times.items()]
-    report(options.json, "How the time grows", WHAT, ["", *names], rows, times, figure)
+    report(options.json, "How the time grows", WHAT, ["", *names], rows, times, figure, device=device)
 
 
 def _exponent(values: tuple[int, ...], times: list[float]) -> float:

@@ -1,11 +1,13 @@
 """What stands between the image and the classifier: the samplers compared, and how each reads a view."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.peers import blurred
 from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
 
 
@@ -21,6 +23,7 @@ class Sampler:
         follows_warp: whether the samples spread with the warp. In the released code they do not.
         noise_for_each_image: whether each image of a batch has samples of its own.
         slope_of_bilinear: whether only the value is that of ``sampling``, and the gradient that of bilinear sampling.
+        authors: the authors' own code; the other settings then do nothing.
     """
 
     sampling: LinearizedSampling | None = None
@@ -30,16 +33,14 @@ class Sampler:
     follows_warp: bool = True
     noise_for_each_image: bool = False
     slope_of_bilinear: bool = False
+    authors: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None
 
     def prepare(self, pixels: Tensor, view: int) -> Tensor:
-        """The images that are sampled, uint8: blurred once, on a canvas of zeros that holds what the blur spreads."""
-        side = pixels.shape[-1]
-        sigmas = (*self.blurs, *((self.blur * side / view,) if self.blur else ()))
+        """The images that are sampled: uint8 as they came, or blurred once, on a larger canvas, in float16."""
+        sigmas = (*self.blurs, *((self.blur * pixels.shape[-1] / view,) if self.blur else ()))
         if not sigmas:
             return pixels
-        blurs = [_gaussian(side, sigma, int(3 * max(sigmas)) + 1) for sigma in sigmas]
-        canvas = [sum(blur @ some.float() @ blur.T for blur in blurs) / len(blurs) for some in pixels.split(500)]
-        return torch.cat([some.round().byte() for some in canvas])
+        return torch.cat([blurred(some.float(), *sigmas)[0].half() for some in pixels.split(500)])
 
     def read(self, canvas: Tensor, theta: Tensor, side: int, view: int, generator: torch.Generator) -> Tensor:
         """The views ``(B, C, view, view)``.
@@ -52,6 +53,8 @@ class Sampler:
             generator: of the samples.
         """
         grid = F.affine_grid(theta, [len(theta), 1, view, view], align_corners=False)
+        if self.authors is not None:
+            return self.authors(canvas, grid, generator)
         if self.sampling is None:
             grid = grid * (side / canvas.shape[-1])
             return F.grid_sample(canvas, grid, padding_mode=self.padding_mode, align_corners=False)
@@ -104,11 +107,3 @@ VARIED = {
     f"{UNMASKED}, slope of bilinear": Sampler(_UNMASKED, slope_of_bilinear=True),
 }
 SAMPLERS = COMPARED | VARIED
-
-
-def _gaussian(side: int, sigma: float, margin: int) -> Tensor:
-    """The matrix that blurs a line of ``side`` pixels into one with a margin at both ends, zeros beyond the line."""
-    distance = torch.arange(-margin, side + margin)[:, None] - torch.arange(side)
-    reach = torch.arange(-3 * margin, 3 * margin + 1)
-    kernel = (-0.5 * (reach / sigma).square()).exp().sum()
-    return (-0.5 * (distance / sigma).square()).exp() / kernel
