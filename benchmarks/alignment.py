@@ -28,7 +28,7 @@ from benchmarks.problems import (
     show_recalls,
 )
 from benchmarks.results import report
-from benchmarks.runs import Job, add_options, run_cells
+from benchmarks.runs import Job, add_options, fingerprint, run_cells
 from benchmarks.samplers import (
     WHITENED,
     Sampler,
@@ -89,10 +89,10 @@ def main() -> None:
         name: partial(descend, sampler, steps=options.steps) for name, sampler in samplers.items()
     } | {REGISTER: _register}
 
-    seeds = range(options.seed, options.seed + options.draws)
+    identity, seeds = fingerprint(images), range(options.seed, options.seed + options.draws)
     jobs: list[Job] = [
         {
-            "images": options.images,
+            "images": identity,
             "count": options.count,
             "seed": seed,
             "rate": rate,

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from kornia.filters import gaussian_blur2d
 from kornia.geometry.conversions import convert_affinematrix_to_homography
 from PIL import Image
 from skimage import data
@@ -15,6 +16,7 @@ from benchmarks import (
     patterns,
     peers,
     problems,
+    results,
     roofline,
     runs,
     samplers,
@@ -153,6 +155,33 @@ def test_gradients_prefers_linearized_samples_to_bilinear(folder_of_photos, run)
     assert str(folder_of_photos) not in json.dumps(result)
 
 
+def test_other_photos_are_measured_anew(folder_of_photos, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(gradients, "POINTS", 4)
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(folder_of_photos / "rocket.png", others)
+    first, other = (
+        run(gradients, "--data", folder, "--count", 1, "--rates", 8) for folder in (folder_of_photos, others)
+    )
+    assert first["raw"] != other["raw"]
+
+
+def test_the_command_of_a_result_names_no_place(tmp_path, monkeypatch):
+    arguments = [
+        "--data=/home/me/photos",
+        "--authors",
+        "/home/me/release",
+        "--json",
+        "/home/me/x.json",
+        "--runs=/tmp/r",
+    ]
+    monkeypatch.setattr("sys.argv", ["/home/me/benchmarks/lms/benchmarks/classification/__main__.py", *arguments])
+    results.report(tmp_path / "x.json", "", "", [], [], None)
+    assert json.loads((tmp_path / "x.json").read_text())["command"] == (
+        "python -m benchmarks.classification --data DIR --authors RELEASE --json benchmarks/results/x.json"
+    )
+
+
 def test_gradients_of_a_round_bump_point_to_the_truth():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 40), torch.linspace(-1, 1, 40), indexing="ij")
     bump = (-(x**2 + y**2) * 8).exp()[None, None]
@@ -231,16 +260,28 @@ def test_drawn_warps_have_the_spread_of_the_paper_and_no_outliers():
 
 
 def test_blur_on_a_canvas_of_zeros_is_a_convolution_with_a_gaussian():
-    image = torch.rand(1, 2, 17, 17, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 2, 17, 23, generator=torch.Generator().manual_seed(0))
     smooth, enlarged = peers.blurred(image, 1.5)
-    margin = (smooth.shape[-1] - 17) // 2
-    assert enlarged == smooth.shape[-1] / 17
+    margin = (smooth.shape[-1] - 23) // 2
+    torch.testing.assert_close(enlarged, torch.tensor([smooth.shape[-1] / 23, smooth.shape[-2] / 17]))
     offsets = torch.arange(-margin, margin + 1)
     kernel = (-(offsets**2) / (2 * 1.5**2)).exp()
     kernel = kernel / kernel.sum()
     canvas = torch.nn.functional.pad(image, (2 * margin,) * 4).flatten(0, 1)[:, None]
     expected = torch.nn.functional.conv2d(canvas, (kernel[:, None] * kernel)[None, None])[:, 0]
     torch.testing.assert_close(smooth[0], expected, atol=0.01, rtol=0)
+
+
+def test_multi_scale_sampling_is_the_mean_over_three_blurred_images():
+    image = torch.rand(1, 2, 23, 23, generator=torch.Generator().manual_seed(0))
+    warps = torch.tensor([[[0.9, -0.6, 0.5], [0.6, 0.9, -0.2]]])  # looks beyond the edge
+    canvas = torch.nn.functional.pad(image, (46,) * 4)
+    views = [
+        samplers.bilinear(gaussian_blur2d(canvas, (6 * int(sigma) + 1,) * 2, (sigma, sigma)))(warps / 5, (7, 7))
+        for sigma in (1.0, 5.0, 10.0)
+    ]
+    found = samplers.multi_scale(image)(warps, (7, 7))
+    torch.testing.assert_close(found, torch.stack(views).mean(0), atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("place", [patterns.antithetic, patterns.ring, patterns.two_rings, patterns.spiral])

@@ -7,6 +7,8 @@ from PIL import Image
 from skimage import data
 
 from benchmarks import registration
+from benchmarks.datasets import load_images
+from benchmarks.runs import fingerprint
 
 
 @pytest.fixture
@@ -28,7 +30,8 @@ def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_p
     monkeypatch.setattr(registration, "CASES", {"4x": (8, 1.0, ""), "4x, hidden": (8, 0.0, "hidden")})
     monkeypatch.setattr(registration, "ROUNDS", 1)
     out, finished = tmp_path / "registration.json", tmp_path / "finished.jsonl"
-    job = {"count": 2, "seed": 0, "method": registration.MAIN, "case": "4x"}
+    photos = load_images("photos", folder_of_photos, 2)
+    job = {"photos": fingerprint(photos), "count": 2, "seed": 0, "method": registration.MAIN, "case": "4x"}
     finished.write_text(json.dumps({"job": job, "value": {"errors": [0.0, 1.0], "scores": [0.9, 0.5]}}) + "\n")
     arguments = ["--data", str(folder_of_photos), "--count", "2", "--json", str(out), "--finished", str(finished)]
     monkeypatch.setattr("sys.argv", ["registration", *arguments, "--threads", "1"])

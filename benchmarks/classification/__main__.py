@@ -2,7 +2,7 @@
 
     python -m benchmarks.classification --data DIR [--set gtsrb|mnist] [--scale small|paper] [--steps N]
         [--seeds 0 1 2] [--transformers none STN ICSTN] [--rates 8 4 2 1] [--samplers NAME ...]
-        [--runs DIR] [--json FILE]
+        [--authors RELEASE] [--runs DIR] [--json FILE]
 
 Each network is trained on its own and kept in ``--runs``. A command that is stopped goes on where it stopped, and one
 with more ``--steps`` goes on from where the last one ended. ``torchrun --nproc-per-node N -m
@@ -23,9 +23,11 @@ from tqdm import tqdm
 from benchmarks.classification.data import Data, load
 from benchmarks.classification.figures import average_views, draw_curves, draw_views, most_frequent
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
-from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS
+from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sampler
 from benchmarks.classification.train import Job, Run, evaluate, prepare, train
+from benchmarks.peers import authors_with_generator
 from benchmarks.results import report
+from benchmarks.runs import fingerprint
 
 RATES = (8, 4, 2, 1)
 NAMES = {"gtsrb": "GTSRB", "mnist": "MNIST"}
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--transformers", choices=tuple(LOOKS), nargs="+", default=list(LOOKS))
     parser.add_argument("--rates", type=int, choices=RATES, nargs="+", default=list(RATES))
     parser.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
+    parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
     parser.add_argument("--runs", type=Path, default=Path("build/classification"), help="where networks are kept")
     parser.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
     options = parser.parse_args()
@@ -50,18 +53,23 @@ def main() -> None:
     data = load(options.set, options.data)
     scale = SCALES[options.scale]
     scale = replace(scale, steps=options.steps or scale.steps)
+    samplers = {name: SAMPLERS[name] for name in options.samplers}
+    if options.authors:
+        samplers["released code itself"] = Sampler(authors=authors_with_generator(options.authors))
+    identity = f"{options.set}-{fingerprint(*data.train, *data.validation)}"
     jobs = [
-        Job(transformer, sampler, rate, seed)
+        Job(transformer, name, rate, seed)
         for seed in options.seeds
         for transformer in options.transformers
         for rate in options.rates
-        for sampler in options.samplers
-        if transformer != "none" or SAMPLERS[sampler].sampling is None  # without a gradient for where, values are all
+        for name, sampler in samplers.items()
+        # Without a gradient for where, values are all.
+        if transformer != "none" or (sampler.sampling is None and sampler.authors is None)
     ]
     runs = {}
     for job in tqdm(jobs, desc="classification", disable=rank > 0):
-        path = job.path(options.runs, options.set, options.scale)
-        runs[job] = train(job, SAMPLERS[job.sampler], scale, options.every, data, path, device)
+        path = job.path(options.runs, identity, options.scale)
+        runs[job] = train(job, samplers[job.sampler], scale, options.every, data, path, device)
     if dist.is_initialized():
         dist.destroy_process_group()
     if rank == 0:
@@ -75,11 +83,15 @@ def _report(
     transformers = list(dict.fromkeys(job.transformer for job in runs))
     count = len({job.seed for job in runs})
     seeds = f"{count} seeds" if count > 1 else "one seed"
-    rows: dict[tuple[str, str], dict[int, list[float]]] = {}
+    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
     for job, run in runs.items():
-        errors = {job.sampler: run.error, **_errors_read_otherwise(job, run, scale, data, device)}
-        for name, error in errors.items():
-            rows.setdefault((job.transformer, name), {}).setdefault(job.rate, []).append(100 * error)
+        _, validation, test, _ = run.best
+        row = rows.setdefault((job.transformer, job.sampler), {})
+        row.setdefault(f"{job.rate}x", []).append(test)
+        row.setdefault(f"{job.rate}x, validation", []).append(validation)
+        for name, error in _errors_read_otherwise(job, run, scale, data, device).items():
+            rows.setdefault((job.transformer, name), {}).setdefault(f"{job.rate}x", []).append(error)
+    measured = [*(f"{rate}x" for rate in rates), *(f"{rate}x, validation" for rate in rates)]
     figure = notes = None
     if path is not None:
         curves, views = path.with_name(f"{path.stem}_curves.png"), path.with_name(f"{path.stem}_views.png")
@@ -110,19 +122,21 @@ def _report(
         path,
         f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}, {seeds}",
         f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds}, of networks of the "
-        f"size `{size}` within {scale.steps} steps, at the weights with the lowest validation error. Rows that end in "
-        "*tested* are the networks of the row above, their views read in another way at test time.",
-        ["transformer", "sampler", *(f"{rate}x" for rate in rates)],
-        [[*kind, *(_spread(by_rate.get(rate, [])) for rate in rates)] for kind, by_rate in rows.items()],
+        f"size `{size}` within {scale.steps} steps, at the weights with the lowest validation error, which stands "
+        "beside it. Rows that end in *tested* are the networks of the row above, their views read in another way at "
+        "test time.",
+        ["transformer", "sampler", *measured],
+        [[*kind, *(_spread(errors.get(column, [])) for column in measured)] for kind, errors in rows.items()],
         {str(job): run.curve for job, run in runs.items()},
         figure,
         notes,
+        device,
     )
 
 
 def _errors_read_otherwise(job: Job, run: Run, scale: Scale, data: Data, device: torch.device) -> dict[str, float]:
     """Test errors of a network that was trained with random values, when they are less random or not at all."""
-    sampler = SAMPLERS[job.sampler]
+    sampler = run.network.sampler
     if sampler.sampling is None or not sampler.sampling.intercept:
         return {}
     test = prepare(data.test, sampler, scale, run.network.view, device)
@@ -136,10 +150,11 @@ def _errors_read_otherwise(job: Job, run: Run, scale: Scale, data: Data, device:
 
 
 def _spread(errors: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    if len(errors) < 2:
-        return " ".join(f"{error:.1f}" for error in errors)
-    return f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}"
+    """Mean and standard deviation, in %."""
+    percent = [100 * error for error in errors]
+    if len(percent) < 2:
+        return " ".join(f"{error:.1f}" for error in percent)
+    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}"
 
 
 def _join_processes() -> tuple[int, torch.device]:

@@ -100,11 +100,12 @@ def similarity(parameters: Tensor) -> Tensor:
 
 
 def _paper_features(channels: int) -> nn.Sequential:
-    """C4 C8 P C16 C32 P C1024 of section 6.2, 7 x 7 without padding: 50 pixels become 3, which the last one covers."""
+    """C4 C8 P C16 P C32 P C1024 of section 6.2, 7 x 7. Padded, for without 50 pixels are too few for the last one."""
     return nn.Sequential(
-        *(nn.Conv2d(channels, 4, 7), nn.ReLU(), nn.Conv2d(4, 8, 7), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(8, 16, 7), nn.ReLU(), nn.Conv2d(16, 32, 7), nn.ReLU(), nn.MaxPool2d(2)),
-        nn.Conv2d(32, 1024, 3),
+        *(nn.Conv2d(channels, 4, 7, padding=3), nn.ReLU(), nn.Conv2d(4, 8, 7, padding=3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 7, padding=3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 7, padding=3), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Conv2d(32, 1024, 7, padding=3),
     )
 
 

@@ -66,9 +66,9 @@ class Run(NamedTuple):
     curve: list[tuple[int, float, float, float]]
 
     @property
-    def error(self) -> float:
-        """The test error where the validation error was lowest."""
-        return min(self.curve, key=lambda point: (point[1], point[0]))[2]
+    def best(self) -> tuple[int, float, float, float]:
+        """The point of ``curve`` with the lowest validation error."""
+        return min(self.curve, key=lambda point: (point[1], point[0]))
 
 
 def view_side(rate: int) -> int:
@@ -82,8 +82,14 @@ def train(job: Job, sampler: Sampler, scale: Scale, every: int, data: Data, path
     A checkpoint that ``path`` holds already is gone on from.
 
     Raises:
-        SystemExit: if that checkpoint has gone beyond the last step.
+        SystemExit: if that checkpoint has gone beyond the last step or was evaluated at other steps, or if the steps
+            or a batch cannot be shared out.
     """
+    _, world = _rank_and_world()
+    if scale.steps % every:
+        raise SystemExit(f"--steps must be a multiple of --every, got {scale.steps} and {every}")
+    if BATCH % world:
+        raise SystemExit(f"{world} processes cannot share a batch of {BATCH} equally")
     channels, classes = data.train.pixels.shape[1], int(data.train.labels.max()) + 1
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
@@ -95,11 +101,14 @@ def train(job: Job, sampler: Sampler, scale: Scale, every: int, data: Data, path
         ],
         fused=True,
     )
-    state: dict[str, Any] = {"step": 0, "curve": [], "best": network.state_dict()}
-    if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+    state: dict[str, Any] = {"step": 0, "every": every, "curve": [], "best": network.state_dict()}
+    checkpoint = _load(path)
+    if checkpoint is not None:
+        state = checkpoint
         if state["step"] > scale.steps:
             raise SystemExit(f"{path} is at step {state['step']}, beyond {scale.steps}: ask for more steps")
+        if state["every"] != every:
+            raise SystemExit(f"{path} was evaluated every {state['every']} steps, not every {every}")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
     if not _is_over(state, scale):
@@ -157,7 +166,7 @@ def _go_on(
         F.cross_entropy(scores, labels).backward()
         optimizer.step()
         bar.update()
-        if state["step"] % every == 0 or state["step"] == scale.steps:
+        if state["step"] % every == 0:
             error, _ = evaluate(network, validation, job.seed)
             if error < min((point[1] for point in state["curve"]), default=2.0):
                 state["best"] = {name: value.clone() for name, value in network.state_dict().items()}
@@ -176,6 +185,15 @@ def _is_over(state: dict[str, Any], scale: Scale) -> bool:
         return False
     best = min(state["curve"], key=lambda point: (point[1], point[0]))
     return state["step"] >= min(scale.steps, best[0] + scale.patience)
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """The checkpoint that the first process finds, for all: others may run on machines without it."""
+    rank, world = _rank_and_world()
+    found = [torch.load(path, map_location="cpu", weights_only=True) if rank == 0 and path.exists() else None]
+    if world > 1:
+        dist.broadcast_object_list(found)
+    return found[0]
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
