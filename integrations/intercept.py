@@ -36,8 +36,8 @@ def linearize(
     """Give code that samples with ``F.grid_sample`` the linearized gradient, without touching that code.
 
     Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With one it holds
-    wherever the module runs, also in the threads of ``DataParallel`` and when checkpointing runs a submodule again,
-    until ``patch.remove()`` or the end of a ``with`` block.
+    wherever the module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a ``with``
+    block.
 
     Swapped are bilinear calls on images (4-D) whose grid carries a gradient. All else runs as it is, bit for bit, and
     is listed in :meth:`Patch.report` with the reason.
@@ -45,7 +45,8 @@ def linearize(
     Convention:
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
           ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
-          site or function is anywhere on the way to it. ``exclude`` wins over ``include``
+          site or function is anywhere on the way to it; of a site or function, the way within a compiled graph or a
+          checkpoint. ``exclude`` wins over ``include``
         - under ``no_grad`` no grid carries a gradient, and only calls that ``include`` names are swapped: with the
           intercept their values are not the plain sampler's, and a model is to be evaluated on what it was trained on
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
@@ -54,16 +55,19 @@ def linearize(
           its values are the same
         - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
           with the original
-        - with checkpointing, a block must enclose ``backward()`` too; a patch on a module sees to the submodules that
-          are run again. Reentrant checkpointing runs its first pass without gradients, so with plain values
+        - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
+          its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
+          function, and all in a block, are left. Reentrant checkpointing runs its first pass without gradients, so with
+          plain values; or, where ``include`` names the call and there is a ``seed``, with other noise than the second
 
     Args:
         target: the module, or ``None`` for a block.
         sampling: settings of the method; the paper's if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
-        seed: seed of the noise, which is then the same run after run and leaves torch's global generator alone. If
-            ``None``, noise comes from the global generator; compiled graphs need that.
+        seed: seed of the noise, which is then the same run after run and leaves torch's global generator alone, but
+            under saved-tensor hooks, such as those of checkpointing: they cost it one draw a call. If ``None``, noise
+            comes from the global generator; compiled graphs need that.
 
     Returns:
         The :class:`Patch`.
@@ -101,7 +105,7 @@ class Patch:
         _check(target, sampling, include, exclude, seed)
         self.sampling = LinearizedSampling() if sampling is None else sampling
         self._target = target
-        self._include, self._exclude = tuple(include or ()), tuple(exclude or ())
+        self._include, self._exclude = None if include is None else tuple(include), tuple(exclude or ())
         self._matched: set[str] = set()
         self._table = report.Table()
         self._thread = _Thread()
@@ -128,9 +132,8 @@ class Patch:
             lines.insert(0, str(self._table))
         elif not self._passed_by:
             lines.append(_NOTHING_SEEN)
-        unmatched = (pattern for pattern in (*self._include, *self._exclude) if pattern not in self._matched)
-        lines += [f"pattern {pattern!r} matched no call" for pattern in unmatched]
-        lines += [f"cannot be seen: {sampler}" for sampler in report.unreachable(self._target)]
+        lines += [f"pattern {pattern!r} matched no call" for pattern in self._unmatched()]
+        lines += report.unreachable(self._target)
         return "\n".join(lines)
 
     def remove(self) -> None:
@@ -140,7 +143,7 @@ class Patch:
             RuntimeError: if it is off already, or is a block's.
 
         Warns:
-            UserWarning: if a pattern to include matched no call.
+            UserWarning: if a pattern matched no call.
         """
         if self._target is None:
             raise RuntimeError("a block's patch ends with its block: there is nothing to remove")
@@ -233,7 +236,7 @@ class Patch:
 
     def _decide(
         self,
-        include: Sequence[str],
+        include: Sequence[str] | None,
         exclude: Sequence[str],
         intercept: bool,
         compiling: bool,
@@ -244,21 +247,23 @@ class Patch:
     ) -> str:
         """What to do with a call, by where it comes from and what is known of it; counts it."""
         block = self._thread.blocks[-1] if self._thread.blocks else None
-        stack = report.traced_call_stack() if compiling else report.call_stack(block, "patched_forward")
+        stack = report.traced_call_stack() if compiling else report.call_stack(block, self)
         if stack is None or (stack and stack[0].path.startswith(report.LIBRARY)):
             return "not for a patch"
         modules = [name for name, _ in running if name]
-        included = [pattern for pattern in include if report.matches(pattern, stack, modules)]
+        included = [pattern for pattern in include or () if report.matches(pattern, stack, modules)]
         excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
         self._matched.update(included, excluded)
         outcome = "swapped"
         if unfit == _NO_GRADIENT and included and intercept and not grad_enabled:
             unfit = ""  # it is evaluated on such values as it was trained on
-        if unfit:
+        if report.in_checkpoint(block, self):
+            outcome = "left: inside checkpoint(), which would run it again without this patch"
+        elif unfit:
             outcome = f"left: {unfit}"
         elif excluded:
             outcome = f"left: excluded by {excluded[0]!r}"
-        elif include and not included:
+        elif include is not None and not included:
             outcome = "left: not included"
         elif report.samples_packed_image(stack):
             outcome = "left: a pyramid packed into one image, see lms_geometry.integrations.kornia"
@@ -276,12 +281,12 @@ class Patch:
         patched.take_off(self, self._patched)
         self._removed = why
 
+    def _unmatched(self) -> list[str]:
+        return [pattern for pattern in (*(self._include or ()), *self._exclude) if pattern not in self._matched]
+
     def _warn_of_unmatched(self) -> None:
-        unmatched = [pattern for pattern in self._include if pattern not in self._matched]
-        if unmatched:
-            warnings.warn(
-                f"include patterns {unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3
-            )
+        if unmatched := self._unmatched():
+            warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
 
 
 _NOTHING_SEEN = (
@@ -290,7 +295,10 @@ _NOTHING_SEEN = (
     "replace(module, 'name', adapter)"
 )
 _NO_GRADIENT = "grid carries no gradient"
-_PASSED_BY = "runs in eval() or under no_grad were not looked at: without intercept nothing changes there"
+_PASSED_BY = (
+    "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
+    "same values"
+)
 
 
 class _Thread(threading.local):

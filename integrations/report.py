@@ -5,6 +5,7 @@ A pattern has one of three forms. ``"stn"`` or ``"backbone.*"`` names submodules
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ import lms_geometry
 LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
 _HIDDEN = (_HERE, _TORCH)
 _COMPILED = str(Path(_TORCH) / "_dynamo" / "eval_frame.py")
+_CHECKPOINT = str(Path(_TORCH) / "utils" / "checkpoint.py")
 _INSTALLED = ("site-packages", "dist-packages")
 _SHAPES_SHOWN = 3
 _NAMES_SHOWN = 20
@@ -46,31 +48,53 @@ class Frame:
         return f"{_short(self.path)}:{self.line} {self.function}()"
 
 
-def call_stack(outermost: FrameType | None, entrance: str) -> list[Frame] | None:
+def call_stack(outermost: FrameType | None, patch: object) -> list[Frame] | None:
     """The Python frames that lead to this call, innermost first, without torch's and without this package's.
 
-    ``None`` if the call is part of a compiled graph that runs: what to do with it was decided when it was traced.
+    They end where the patch was entered: by a block, or by the first of its modules. What checkpointing will run again
+    ends at the checkpoint, so that its calls are told apart in the same way then. ``None`` if the call is part of a
+    compiled graph that runs: what to do with it was decided when it was traced.
 
     Args:
         outermost: the last frame of interest, or ``None``.
-        entrance: name of the function of this package by which a patched module is entered: nothing before is of
-            interest.
+        patch: the patch that is asked.
     """
     stack: list[Frame] = []
     end: int | None = None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _frames(outermost):
         code = frame.f_code
-        if code.co_filename == _COMPILED and all(inner.path.startswith("<") for inner in stack):
+        if code.co_filename == _COMPILED and stack and all(f.path.startswith("<eval_with_key>") for f in stack):
             return None
         if not code.co_filename.startswith(_HIDDEN):
             stack.append(Frame(code.co_filename, frame.f_lineno or 0, code.co_name))
-        elif code.co_name == entrance:
+        elif _enters(frame, patch):
             end = len(stack)
-        if frame is outermost:
-            break
-        frame = frame.f_back
+        elif code.co_filename == _CHECKPOINT and end is not None:
+            return stack
     return stack[:end]
+
+
+def in_checkpoint(outermost: FrameType | None, patch: object) -> bool:
+    """Whether checkpointing will run this call again, in ``backward()``, and not enter the patch again."""
+    for frame in _frames(outermost):
+        if _enters(frame, patch):
+            return False
+        if frame.f_code.co_filename == _CHECKPOINT:
+            return True
+    return False
+
+
+def _frames(outermost: FrameType | None) -> Iterator[FrameType]:
+    """The frames of the caller and of those that called it, up to the outermost."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = None if frame is outermost else frame.f_back
+
+
+def _enters(frame: FrameType, patch: object) -> bool:
+    """Whether a frame is the ``forward`` of a module that a patch is on."""
+    return frame.f_code.co_name == "patched_forward" and frame.f_locals.get("self") is patch
 
 
 def traced_call_stack() -> list[Frame]:
@@ -81,12 +105,10 @@ def traced_call_stack() -> list[Frame]:
 
 def caller_trains(outermost: FrameType | None) -> bool:
     """Whether the nearest module in whose method the call was made is in training; outside of any, yes."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in _frames(outermost):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module):
             return module.training
-        frame = None if frame is outermost else frame.f_back
     return True
 
 
@@ -132,27 +154,30 @@ def samples_packed_image(stack: Sequence[Frame]) -> bool:
 
 
 def unreachable(target: nn.Module | None) -> Iterator[str]:
-    """What may sample and cannot be seen, in a model and among the functions of all loaded modules."""
+    """Lines on what may sample unseen, in a model and among the functions of all loaded modules."""
     scripted = "."
     for name, module in () if target is None else target.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             if not name.startswith(scripted) and _samples(module):
-                yield f"submodule {name!r} is TorchScript; use the Python module it was made from"
+                yield f"cannot be seen: submodule {name!r} is TorchScript; use the Python module it was made from"
                 scripted = name + "."
         elif "forward" in vars(module) and not type(module).__module__.startswith("torch."):
-            yield f"submodule {name!r} has a forward of its own set on it; linearize() before that is set"
+            yield (
+                f"may not be seen when called on its own: submodule {name!r} has a forward of its own set on it; "
+                "linearize() before that is set"
+            )
     for module_name, python_module in sorted(sys.modules.items()):
         if module_name.partition(".")[0] not in ("torch", "__mp_main__"):
             for name, value in list(getattr(python_module, "__dict__", {}).items()):
                 if issubclass(type(value), torch.jit.ScriptFunction) and _samples(value):
                     yield (
-                        f"function {module_name}.{name} is TorchScript; if it runs here, it keeps its own gradient: "
-                        f"replace({module_name}, {name!r}, adapter)"
+                        f"cannot be seen: function {module_name}.{name} is TorchScript; if it runs here, it keeps its "
+                        f"own gradient: replace({module_name}, {name!r}, adapter)"
                     )
 
 
 def _names_module(pattern: str) -> bool:
-    return ".py" not in pattern and not pattern.endswith("()")
+    return not pattern.endswith("()") and not re.search(r"\.py(:\d+)?$", pattern)
 
 
 def _matches_module(pattern: str, name: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from torch import nn
-from two_transformers import EXACT, IMAGE, THETA, Model, gradients, grid_that_learns, sample, swapped
+from two_transformers import EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
 from lms_geometry import grid_sample_linearized
 
@@ -191,6 +191,8 @@ def test_under_autocast_a_call_is_what_the_library_gives_there():
         ({"include": ["mas?"]}, [False, True]),
         ({"exclude": ["heads.*"]}, [True, False]),
         ({"include": ["stn", "mask"], "exclude": ["stn"]}, [False, True]),
+        ({"include": []}, [False, False]),
+        ({"exclude": []}, [True, True]),
         ({"include": ["sample()"]}, [True, True]),
         ({"exclude": ["sample()"]}, [False, False]),
         ({"include": ["two_transformers.py"]}, [True, True]),
@@ -221,15 +223,25 @@ def test_what_runs_outside_the_block_is_no_part_of_the_way_to_a_call():
             sample(IMAGE, grid_that_learns())
         return patch
 
-    assert "swapped" in train().report()
+    with pytest.warns(UserWarning, match="matched no call"):
+        assert "swapped" in train().report()
 
 
-@pytest.mark.parametrize("include", [["elsewhere.py"], ["elsewhere()"], ["two_transformers.py:1"]])
-def test_a_pattern_to_include_that_matches_nothing_is_told_at_the_end(include):
-    with pytest.warns(UserWarning, match="matched no call"), linearize(include=include) as patch:
+def test_a_submodule_may_have_a_name_with_py_in_it():
+    model = nn.ModuleDict({"fpn": nn.ModuleDict({"pyramid": STN()})})
+    with linearize(model, exclude=["fpn.pyramid"]) as patch:
+        model["fpn"]["pyramid"](IMAGE)
+    assert "left: excluded by 'fpn.pyramid'" in patch.report()
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize("pattern", ["elsewhere.py", "elsewhere()", "two_transformers.py:1"])
+def test_a_pattern_that_matches_nothing_is_told_at_the_end(argument, pattern):
+    patterns = {argument: [pattern]}
+    with pytest.warns(UserWarning, match="matched no call"), linearize(**patterns) as patch:
         sample(IMAGE, grid_that_learns())
-    assert f"pattern {include[0]!r} matched no call" in patch.report()
-    patch = linearize(Model(), include=include)
+    assert f"pattern {pattern!r} matched no call" in patch.report()
+    patch = linearize(Model(), **patterns)
     with pytest.warns(UserWarning, match="matched no call"):
         patch.remove()
 

@@ -44,7 +44,7 @@ def test_a_forward_set_on_an_instance_is_named():
     model = Model()
     model.stn.forward = lambda image: image
     patch = linearize(model)
-    assert "submodule 'stn' has a forward of its own" in patch.report()
+    assert "may not be seen when called on its own: submodule 'stn' has a forward of its own" in patch.report()
     patch.remove()
 
 

@@ -7,26 +7,71 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from torch.utils.checkpoint import checkpoint
-from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, sample, swapped
+from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
 
 @pytest.mark.parametrize("seed", [None, 2])
-@pytest.mark.parametrize("way", ["submodule", "function", "whole", "block"])
+@pytest.mark.parametrize("way", ["submodule", "submodule in a function", "whole"])
 def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
     def run(model, forward):
         torch.manual_seed(7)
-        with linearize(None if way == "block" else model, seed=seed):
+        with linearize(model, seed=seed) as patch:
             forward(IMAGE).square().sum().backward()
-        return [parameter.grad for parameter in model.parameters()]
+        calls = [row.split()[0] for row in patch.report().splitlines()[1:]]
+        return calls, [parameter.grad for parameter in model.parameters()]
 
     plain = Model()
     ways = {
         "submodule": lambda module, image: checkpoint(module, image, use_reentrant=False),
-        "function": lambda module, image: checkpoint(lambda x: module(x), image, use_reentrant=False),
+        "submodule in a function": lambda module, image: checkpoint(lambda x: module(x), image, use_reentrant=False),
     }
     model = Model(ways.get(way, plain.run))
     whole = (lambda image: checkpoint(model, image, use_reentrant=False)) if way == "whole" else model
-    assert all(map(torch.equal, run(model, whole), run(plain, plain)))
+    calls, got = run(model, whole)
+    calls_plain, want = run(plain, plain)
+    assert (calls, calls_plain) == (["2", "2"], ["1", "1"])
+    assert all(map(torch.equal, got, want))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("way", ["function", "function in a block", "submodule in a block", "sampler in a block"])
+def test_what_checkpointing_would_run_again_without_the_patch_is_left(way, reentrant):
+    def run(module, image):
+        image = image.clone().requires_grad_()
+        grid = F.affine_grid(module.theta, (2, 3, 5, 7), align_corners=False)
+        called = {
+            "function": (sample, image, grid),
+            "submodule": (module, image),
+            "sampler": (F.grid_sample, image, grid, "bilinear", "zeros", False),
+        }
+        return checkpoint(*called[way.split()[0]], use_reentrant=reentrant)
+
+    model = Model(run)
+    with linearize(None if way.endswith("block") else model, sampling=EXACT) as patch:
+        assert swapped(model) == [False, False]
+    assert "left: inside checkpoint(), which would run it again without this patch" in patch.report()
+    assert "swapped" not in patch.report()
+
+
+def test_a_pattern_sees_the_way_to_a_call_from_the_checkpoint_on():
+    def outside(module, image):
+        return checkpoint(inside, module, image, use_reentrant=False)
+
+    def inside(module, image):
+        return module(image)
+
+    model = Model(outside)
+    with linearize(model, sampling=EXACT, exclude=["inside()"]):
+        assert swapped(model) == [False, False]
+    with pytest.warns(UserWarning, match="matched no call"), linearize(model, sampling=EXACT, include=["outside()"]):
+        assert swapped(model) == [False, False]
+
+
+def test_a_module_that_another_patch_is_on_does_not_enter_a_block_again():
+    model = Model(lambda module, image: checkpoint(module, image, use_reentrant=False)).eval()
+    with linearize(model, sampling=EXACT), linearize() as patch:
+        gradients(model)
+    assert "left: inside checkpoint()" in patch.report()
 
 
 def test_a_module_patch_holds_in_a_backward_pass_after_its_forward():
@@ -92,6 +137,15 @@ def test_a_compiled_model_is_swapped_in_one_graph_and_compiled_anew_when_the_pat
     torch.testing.assert_close(graph, model(IMAGE))
     patch.remove()
     torch.testing.assert_close(compiled(IMAGE), Model()(IMAGE), rtol=0, atol=0)
+
+
+def test_code_typed_at_a_prompt_is_no_compiled_graph():
+    names = {"F": F}
+    typed = "def typed(image, grid): return F.grid_sample(image, grid, align_corners=False)"
+    exec(compile(typed, "<stdin>", "exec"), names)
+    with linearize() as patch:
+        torch.compiler.disable(names["typed"])(IMAGE, grid_that_learns())
+    assert "<stdin>:1 typed()" in patch.report()
 
 
 def test_a_traced_or_exported_graph_is_swapped():
