@@ -4,6 +4,7 @@ A :class:`torch.overrides.TorchFunctionMode` sees every call of ``F.grid_sample`
 A block enters the mode in one thread; a patch on a module enters it wherever the module runs.
 """
 
+import contextlib
 import functools
 import sys
 import threading
@@ -156,7 +157,10 @@ class Patch:
         if self._removed:
             raise RuntimeError(f"this patch is off: {self._removed}. Call linearize() again")
         if self._target is None:
-            self._thread.blocks.append(sys._getframe(1))
+            block = sys._getframe(1)
+            while block.f_code.co_filename == contextlib.__file__ and block.f_back:  # ExitStack.enter_context()
+                block = block.f_back
+            self._thread.blocks.append(block)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -183,6 +187,8 @@ class Patch:
         """Make a call of a sampler, swapped or as it is."""
         arguments = _by_name if func is F.grid_sample else _by_number
         input, grid, mode, padding_mode, align_corners = arguments(*args, **kwargs)
+        if not (isinstance(input, Tensor) and isinstance(grid, Tensor)):  # a proxy of torch.fx, or a mistake
+            return func(*args, **kwargs)
         compiling = torch.compiler.is_compiling()
         outcome = self._judge(  # type: ignore[no-untyped-call]
             self._include,

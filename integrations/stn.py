@@ -34,7 +34,8 @@ def linearize_stn(
         J = \mathrm{diag}(W / 2, H / 2) \, \theta_{:, :2} \, \mathrm{diag}(2 / w, 2 / h)
 
     with :math:`n - 1` for every :math:`n` under ``align_corners=True``. A grid that was changed after ``affine_grid``
-    made it, or made inside a compiled graph, has finite differences as before.
+    made it, or made inside a compiled graph, has finite differences as before. Torch does not tell of a change made
+    through ``grid.data``: use :func:`linearize` there.
 
     Args:
         target: the module that holds the pair, or ``None`` for a block.
@@ -62,7 +63,7 @@ def linearize_stn(
 class _StnPatch(Patch):
     def see(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         result = func(*args, **kwargs)
-        if func is F.affine_grid and not torch.compiler.is_compiling():
+        if func is F.affine_grid and isinstance(result, Tensor) and not torch.compiler.is_compiling():
             _remember(result, *args, **kwargs)
         return result
 

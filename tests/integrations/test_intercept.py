@@ -1,6 +1,7 @@
 """What is swapped, what is left alone, and which patch decides."""
 
 import threading
+from contextlib import ExitStack
 
 import kornia
 import pytest
@@ -99,7 +100,7 @@ def test_in_eval_without_intercept_the_plain_sampler_runs():
 
 def test_a_module_around_a_block_does_not_speak_for_the_calls_in_it():
     class Tool(nn.Module):
-        def fit(self):
+        def run(self, fit):
             return fit()
 
     def fit():
@@ -107,7 +108,14 @@ def test_a_module_around_a_block_does_not_speak_for_the_calls_in_it():
             sample(IMAGE, grid_that_learns())
         return patch.report()
 
-    assert "swapped" in Tool().eval().fit()
+    def fit_in_a_stack():
+        with ExitStack() as stack:
+            patch = stack.enter_context(linearize(sampling=EXACT))
+            sample(IMAGE, grid_that_learns())
+        return patch.report()
+
+    assert "swapped" in Tool().eval().run(fit)
+    assert "swapped" in Tool().eval().run(fit_in_a_stack)
 
 
 def test_without_intercept_and_gradients_the_mode_is_not_entered():
@@ -134,6 +142,8 @@ def test_without_intercept_and_gradients_the_mode_is_not_entered():
         ((IMAGE[..., :0], torch.zeros(2, 5, 7, 2).requires_grad_()), RuntimeError),
         ((IMAGE, torch.zeros(2, 5, 7, 2).requires_grad_(), "bilinear", "wrap"), ValueError),
         ((IMAGE, torch.zeros(2, 5, 7, 2).requires_grad_(), "linear"), ValueError),
+        ((None, torch.zeros(2, 5, 7, 2).requires_grad_()), TypeError),
+        ((IMAGE, [[0.0, 0.0]]), TypeError),
     ],
 )
 def test_a_call_that_torch_refuses_is_refused_by_torch(arguments, error):

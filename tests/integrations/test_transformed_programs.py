@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from lms_geometry.integrations.stn import linearize_stn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
@@ -146,6 +147,15 @@ def test_code_typed_at_a_prompt_is_no_compiled_graph():
     with linearize() as patch:
         torch.compiler.disable(names["typed"])(IMAGE, grid_that_learns())
     assert "<stdin>:1 typed()" in patch.report()
+
+
+@pytest.mark.parametrize("patch", [linearize, linearize_stn])
+@pytest.mark.parametrize("on_module", [True, False])
+def test_a_patch_is_no_part_of_a_graph_traced_under_it(patch, on_module):
+    stn = STN()
+    with patch(stn if on_module else None):
+        graph = torch.fx.symbolic_trace(stn)
+    assert torch.equal(graph(IMAGE), STN()(IMAGE))
 
 
 def test_a_traced_or_exported_graph_is_swapped():
