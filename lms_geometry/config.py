@@ -6,6 +6,9 @@ from typing import Literal, get_args
 
 Pattern = Literal["gaussian", "whitened"]
 
+# Beyond, the cube of a footprint over the square of the ridge leaves float32.
+_SMALLEST_RIDGE, _WIDEST = 1e-9, 100
+
 
 @dataclass(frozen=True, slots=True)
 class LinearizedSampling:
@@ -16,10 +19,11 @@ class LinearizedSampling:
 
     Args:
         num_samples: K, the number of reads an output pixel, the centre included. At least 3; at least 4 when whitened.
-        sigma: standard deviation of the samples around an output pixel (3), in output pixels.
+        sigma: standard deviation of the samples around an output pixel (3), in output pixels. At most 100.
         jitter: standard deviation of the samples added in the source (8, 9), in source pixels. It keeps the samples
-            from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off.
-        ridge: :math:`\epsilon` of the ridge least squares (7), with offsets measured in source pixels. Above 0.
+            from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off. At most 100.
+        ridge: :math:`\epsilon` of the ridge least squares (7), with offsets measured in source pixels. At least 1e-9:
+            without it a fit to too few samples has no solution.
         intercept: whether the fit has the row of ones of (6). With it the value is a small blur of the source; without
             it the value is exactly what an ordinary sampler reads.
         mask_out_of_bounds: whether samples outside the source image are left out of the fit (section 6.1). If not, the
@@ -63,8 +67,11 @@ class LinearizedSampling:
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if self.ridge == 0:
-            raise ValueError("ridge must be above 0, got 0: without it a fit to too few samples has no solution")
+        if self.ridge < _SMALLEST_RIDGE:
+            raise ValueError(f"ridge must be at least {_SMALLEST_RIDGE}, got {self.ridge}")
+        for name in ("sigma", "jitter"):
+            if getattr(self, name) > _WIDEST:
+                raise ValueError(f"{name} must be at most {_WIDEST}, got {getattr(self, name)}")
         if self.sigma == 0 and self.jitter == 0:
             raise ValueError("sigma and jitter must not both be 0: every sample would fall on the centre")
 

@@ -1,5 +1,6 @@
 """Every backend gives eager's numbers, however many threads and processes ask, and the choice among them is the user's."""
 
+import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,20 @@ def test_cpu_agrees_with_eager_on_an_output_of_many_blocks():
             _results("eager", arguments, weight),
             _results("eager", _doubled(arguments), weight.double()),
         )
+
+
+@every_backend
+@pytest.mark.parametrize("ridge", [1e-9, 1e38])
+@pytest.mark.parametrize(("sigma", "jitter"), [(100, 100), (100, 0), (0, 100), (1e-30, 1e-30)])
+def test_settings_at_the_ends_of_their_ranges_give_finite_output_and_gradients(sigma, jitter, ridge, name, monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, name)
+    image, grid = torch.rand(1, 2, 9, 11), (2 * torch.rand(1, 4, 5, 2) - 1).requires_grad_()
+    for scale, pattern in itertools.product((1e-6, 1.0, 1e6), ("gaussian", "whitened")):
+        jacobian = scale * torch.randn(1, 4, 5, 2, 2)
+        sampling = LinearizedSampling(sigma=sigma, jitter=jitter, ridge=ridge, pattern=pattern)
+        out = grid_sample_linearized(image, grid, jacobian=jacobian, sampling=sampling)
+        assert out.isfinite().all()
+        assert torch.autograd.grad(out.sum(), grid)[0].isfinite().all()
 
 
 @needs_cpu

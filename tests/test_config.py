@@ -39,7 +39,10 @@ def test_settings_are_frozen_hashable_and_picklable():
         ({"sigma": float("nan")}, ValueError, "sigma must be finite and not negative, got nan"),
         ({"sigma": "1"}, TypeError, "sigma must be a number, got '1'"),
         ({"jitter": float("inf")}, ValueError, "jitter must be finite and not negative, got inf"),
-        ({"ridge": 0.0}, ValueError, "ridge must be above 0, got 0"),
+        ({"ridge": 0.0}, ValueError, "ridge must be at least 1e-09, got 0.0"),
+        ({"ridge": 1e-10}, ValueError, "ridge must be at least 1e-09, got 1e-10"),
+        ({"sigma": 101.0}, ValueError, "sigma must be at most 100, got 101.0"),
+        ({"jitter": 1e10}, ValueError, "jitter must be at most 100, got 10000000000.0"),
         ({"ridge": -1e-3}, ValueError, "ridge must be finite and not negative, got -0.001"),
         ({"sigma": 0, "jitter": 0}, ValueError, "sigma and jitter must not both be 0"),
         ({"intercept": 1}, TypeError, "intercept must be True or False, got 1"),
@@ -53,7 +56,16 @@ def test_settings_outside_their_range_are_refused(settings, error, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_samples": 3}, {"num_samples": 4, "pattern": "whitened"}, {"sigma": 0}, {"jitter": 0}]
+    "settings",
+    [
+        {"num_samples": 3},
+        {"num_samples": 4, "pattern": "whitened"},
+        {"sigma": 0},
+        {"jitter": 0},
+        {"sigma": 100},
+        {"jitter": 100},
+        {"ridge": 1e-9},
+    ],
 )
 def test_the_ends_of_the_ranges_are_allowed(settings):
     assert LinearizedSampling(**settings) != LinearizedSampling()
