@@ -55,7 +55,9 @@ def linearize(
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
           its values are the same
         - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
-          with the original
+          with the original. What was saved whole needs ``weights_only=False`` to load
+        - the class of a patched module is a subclass of the one it had. ``super(self.__class__, self)`` goes on forever
+          there, as in every subclass: use a block
         - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
           its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
           function, and all in a block, are left. Reentrant checkpointing runs its first pass without gradients, so with

@@ -5,6 +5,7 @@ itself, so its ``state_dict``, hooks and replicas are what they were, and going 
 """
 
 import copyreg
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, SupportsIndex
@@ -28,18 +29,11 @@ Layer = tuple[Enters, str]
 
 
 def put_on(patch: Enters, target: nn.Module) -> list[nn.Module]:
-    """Put a patch on a module and its submodules, all or none, and return which."""
+    """Put a patch on a module and its submodules, and return which."""
     modules = {name: module for name, module in target.named_modules() if is_users(module)}
     with _LOCK:
         for name, module in modules.items():
-            try:
-                _set_layers(module, (*_layers(module), (patch, name)))
-            except TypeError as error:
-                take_off(patch, modules.values())
-                raise TypeError(
-                    f"submodule {name!r}, a {type(module).__qualname__}, cannot be patched, for its class cannot be "
-                    f"changed ({error}): use the block `with linearize():`"
-                ) from error
+            _set_layers(module, (*_layers(module), (patch, name)))
     return list(modules.values())
 
 
@@ -59,7 +53,12 @@ def patches_on(target: nn.Module) -> Iterator[Enters]:
 
 def is_users(module: nn.Module) -> bool:
     """Whether a module may call a sampler itself, in Python."""
-    return not (isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith(_NO_SAMPLERS))
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
+    plain = _plain_class(module)
+    # The class is torch's too where a parameter is parametrized.
+    owner = next(base for base in plain.__mro__ if "forward" in vars(base))
+    return not all(part.__module__.startswith(_NO_SAMPLERS) for part in (plain, owner))
 
 
 class _Patched:
@@ -86,14 +85,22 @@ def _layers(module: nn.Module) -> tuple[Layer, ...]:
     return vars(type(module)).get("_lms_layers", ())
 
 
+def _plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module has without patches."""
+    return vars(type(module)).get("_lms_plain", type(module))
+
+
 def _set_layers(module: nn.Module, layers: tuple[Layer, ...]) -> None:
-    plain = vars(type(module)).get("_lms_plain", type(module))
+    plain = _plain_class(module)
     patched = _patched_class(plain, layers) if layers else plain
     object.__setattr__(module, "__class__", patched)
 
 
 def _patched_class(plain: type[nn.Module], layers: tuple[Layer, ...]) -> type[nn.Module]:
+    own = inspect.getattr_static(plain, "forward")
     forward = plain.forward
+    if not inspect.isfunction(own):  # a staticmethod, for one, takes no module
+        forward = lambda module, *args, **kwargs: own.__get__(module, plain)(*args, **kwargs)  # noqa: E731
     # The patch whose target is nearest is the inner one.
     for patch, name in sorted(layers, key=lambda layer: len(layer[1].split(".")) if layer[1] else 0):
         forward = patch.around(name, forward)
@@ -105,5 +112,5 @@ def _patched_class(plain: type[nn.Module], layers: tuple[Layer, ...]) -> type[nn
         "_lms_layers": layers,
         "_lms_plain": plain,
     }
-    metaclass: Any = type(plain)
-    return metaclass(plain.__name__, (_Patched, plain), body)
+    # Past the metaclass, which may keep a register too.
+    return type.__new__(type(plain), plain.__name__, (_Patched, plain), body)

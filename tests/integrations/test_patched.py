@@ -5,12 +5,14 @@ import inspect
 import io
 import pickle
 import sys
+from abc import ABCMeta
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 from two_transformers import EXACT, IMAGE
 
 REGISTER = []
@@ -171,20 +173,66 @@ def test_a_submodule_that_left_the_model_is_put_right_too():
     assert type(stn) is STN
 
 
-def test_a_class_that_cannot_change_is_told_and_leaves_nothing_patched():
-    class Final(type):
-        def __new__(cls, name, bases, body):
-            if any(isinstance(base, cls) for base in bases):
-                raise TypeError("final")
-            return super().__new__(cls, name, bases, body)
+def test_a_metaclass_learns_nothing():
+    made = []
 
-    class Sealed(nn.Module, metaclass=Final):
+    class Final(ABCMeta):
+        def __init__(cls, name, bases, body):
+            super().__init__(name, bases, body)
+            made.append(cls)
+            if any(isinstance(base, Final) for base in bases):
+                raise TypeError("final")
+
+    class Sealed(STN, metaclass=Final):
         pass
 
-    net = nn.Sequential(STN(), Sealed())
-    with pytest.raises(TypeError, match=r"submodule '1', a .*Sealed, cannot be patched.*final.*with linearize"):
-        linearize(net)
-    assert [type(module) for module in net] == [STN, Sealed]
+    with linearize(stn := Sealed(), sampling=EXACT):
+        assert is_patched(stn)
+        assert isinstance(stn, Sealed)
+    assert made == [Sealed]
+    assert type(stn) is Sealed
+
+
+def test_a_forward_that_takes_no_module_is_patched():
+    class Static(nn.Module):
+        @staticmethod
+        def forward(image, grid):
+            return F.grid_sample(image, grid, align_corners=False)
+
+    with linearize(static := Static()) as patch:
+        static(IMAGE, torch.zeros(2, 5, 7, 2, requires_grad=True))
+    assert "swapped" in patch.report()
+
+
+def test_a_module_with_a_parametrized_parameter_is_patched():
+    stn = STN()
+    parametrize.register_parametrization(stn, "theta", nn.Identity())
+    kind = type(stn)
+    whole = linearize(nn.ModuleList([stn]), exclude=["0"])
+    with linearize(stn) as patch:
+        stn(IMAGE)
+    assert "swapped" in patch.report()
+    stn(IMAGE)
+    assert "left: excluded by '0'" in whole.report()
+    whole.remove()
+    assert type(stn) is kind
+
+
+def test_a_method_that_the_forward_of_torch_calls_is_seen():
+    class Deformed(nn.Conv2d):
+        def _conv_forward(self, image, weight, bias):
+            return F.grid_sample(image, weight.reshape(2, 5, 7, 2), align_corners=False)
+
+    with linearize(deformed := Deformed(2, 70, 1)) as patch:
+        deformed(IMAGE)
+    assert "swapped" in patch.report()
+
+
+def test_a_layer_of_torch_with_a_parametrized_parameter_keeps_its_class():
+    layer = parametrizations.weight_norm(nn.Linear(2, 2))
+    kind = type(layer)
+    with linearize(nn.ModuleList([layer])):
+        assert type(layer) is kind
 
 
 def test_a_direct_call_of_forward_is_seen():
