@@ -1,6 +1,7 @@
 """Errors for arguments that would otherwise give silently wrong output: each names what came and what is wanted."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -53,8 +54,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_size(name: str, value: object) -> tuple[int, int]:
     """Return ``value`` as (height, width), or raise."""
-    if not isinstance(value, Sequence) or len(value) != 2 or min(value) < 0:
-        raise ValueError(f"{name} must be (height, width), both at least 0, got {value!r}")
+    if (
+        not isinstance(value, Sequence)
+        or len(value) != 2
+        or not all(isinstance(n, (Integral, torch.SymInt)) for n in value)
+        or min(value) < 0
+    ):
+        raise ValueError(f"{name} must be (height, width), both ints of at least 0, got {value!r}")
     return value[0], value[1]
 
 

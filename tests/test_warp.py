@@ -159,6 +159,13 @@ def test_either_batch_may_be_shared(warp):
         torch.testing.assert_close(warp(a, b, (h, w), noise=noise), expected)
 
 
+@pytest.mark.parametrize("warp", [warp_affine_linearized, warp_perspective_linearized, homography_warp_linearized])
+def test_one_image_and_no_matrix_give_an_empty_batch(warp):
+    rows = 2 if warp is warp_affine_linearized else 3
+    assert warp(torch.rand(1, C, H, W), torch.empty(0, rows, 3), (h, w)).shape == (0, C, h, w)
+    assert warp(torch.rand(0, C, H, W), torch.rand(1, rows, 3), (h, w)).shape == (0, C, h, w)
+
+
 def test_maps_may_be_shared():
     image, maps = torch.rand(B, C, H, W), 15 * torch.rand(2, B, h, w)
     noise = draw_noise(LinearizedSampling(), (h, w))
@@ -255,8 +262,10 @@ MAP = torch.zeros(2, 4, 5)
         (lambda: warp_affine_linearized(SRC, AFFINE.int(), (4, 5)), TypeError, r"M must have a floating dtype, got torch\.int32"),
         (lambda: warp_affine_linearized(SRC, AFFINE[:1].repeat(3, 1, 1), (4, 5)), ValueError, "M must have batch size 1 or src's 2, got 3"),
         (lambda: warp_affine_linearized(SRC, AFFINE.to("meta"), (4, 5)), ValueError, "M must be on src's device cpu, got meta"),
-        (lambda: warp_affine_linearized(SRC, AFFINE, (4, -5)), ValueError, r"dsize must be \(height, width\), both at least 0, got \(4, -5\)"),
-        (lambda: warp_affine_linearized(SRC, AFFINE, 4), ValueError, r"dsize must be \(height, width\), both at least 0, got 4"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, (4, -5)), ValueError, r"dsize must be \(height, width\), both ints of at least 0, got \(4, -5\)"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, (4.5, 5)), ValueError, r"dsize must be .* both ints of at least 0, got \(4\.5, 5\)"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, ("4", "5")), ValueError, r"dsize must be .* both ints of at least 0, got \('4', '5'\)"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, 4), ValueError, r"dsize must be \(height, width\), both ints of at least 0, got 4"),
         (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), "cubic"), ValueError, r"mode must be one of .* got 'cubic'"),
         (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), padding_mode="wrap"), ValueError, r"padding_mode must be one of .*'fill'\), got 'wrap'"),
         (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), padding_mode="fill", fill_value=0.5), TypeError, "fill_value must be a tensor or None, got float"),
