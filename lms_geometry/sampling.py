@@ -181,7 +181,7 @@ def _check(
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     if min(input.shape[1:]) == 0:
         raise ValueError(f"input must have at least one channel and one texel, got {tuple(input.shape)}")
-    batch, height, width = max(input.shape[0], grid.shape[0]), grid.shape[1], grid.shape[2]
+    batch, height, width = input.shape[0] if grid.shape[0] == 1 else grid.shape[0], grid.shape[1], grid.shape[2]
     if jacobian is not None:
         check_tensor("jacobian", jacobian, ("B", "h", "w", 2, 2))
         check_same_device("jacobian", jacobian, "input", input)
