@@ -231,8 +231,8 @@ def _linearize(
     RoIAlign's image ends one pixel outside the outermost centres. So the image comes ``surrounded`` by one texel.
     """
     (h, w), (height, width) = bins, surrounded.shape[-2:]
-    x = start[:, :1] + (torch.arange(w, device=start.device) + 0.5) * bin_size[:, :1]
-    y = start[:, 1:] + (torch.arange(h, device=start.device) + 0.5) * bin_size[:, 1:]
+    columns, rows = (torch.arange(n, device=start.device, dtype=start.dtype) + 0.5 for n in (w, h))
+    x, y = start[:, :1] + columns * bin_size[:, :1], start[:, 1:] + rows * bin_size[:, 1:]
     x, y = 2 * (x + 1) / (width - 1) - 1, 2 * (y + 1) / (height - 1) - 1
     grid = torch.stack((x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)), -1)
     jacobian = torch.diag_embed(bin_size)[:, None, None]

@@ -107,6 +107,16 @@ class TestValuesWithoutTheIntercept:
         assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_the_default_dtype_does_not_matter():
+    image, noise = torch.randn(N, C, H, W), draw_noise(LinearizedSampling(), BINS)
+    expected = roi_align_linearized(image, BOXES, BINS, noise=noise)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(roi_align_linearized(image, BOXES, BINS, noise=noise), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @conventions
 @samplings
 @pytest.mark.parametrize("sampling", [LinearizedSampling(), EXACT], ids=["intercept", "exact"])
