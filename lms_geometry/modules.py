@@ -112,8 +112,8 @@ class LinearizedHomographyWarper(HomographyWarper):
         self._precomputed: Tensor | None = None
 
     def precompute_warp_grid(self, src_homo_dst: Tensor) -> None:
-        """Keep homographies :math:`(B, 3, 3)` for calls that give none."""
-        self._precomputed = src_homo_dst
+        """Keep a copy of homographies :math:`(B, 3, 3)` for calls that give none."""
+        self._precomputed = src_homo_dst.clone()
 
     def forward(
         self,

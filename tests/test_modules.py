@@ -43,6 +43,15 @@ def test_homography_warper_equals_the_function_and_kornias(normalized_coordinate
     )
 
 
+def test_a_warper_keeps_the_homography_it_was_given():
+    image, M, noise = torch.rand(1, 2, 9, 11), torch.eye(3)[None], draw_noise(SAMPLING, (4, 5))
+    warper = LinearizedHomographyWarper(4, 5, sampling=SAMPLING)
+    warper.precompute_warp_grid(M)
+    before = warper(image, noise=noise)
+    M[:, 0, 2] = 1
+    assert torch.equal(warper(image, noise=noise), before)
+
+
 def test_a_warper_without_a_homography_says_so():
     with pytest.raises(RuntimeError, match="src_homo_dst must be given"):
         LinearizedHomographyWarper(4, 5)(torch.rand(1, 1, 9, 9))
