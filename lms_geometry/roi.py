@@ -18,7 +18,7 @@ from lms_geometry.sampling import carries_gradient, grid_sample_linearized
 # Source pixels. A box edge farther outside the image is moved here: the points of a bin are as many as its pixels.
 _FAR_OUTSIDE = 1e4
 
-# Numbers in the largest tensor of a chunk of boxes: 64 MiB in float32. Much smaller ones are kept on malloc's heap and
+# Numbers in the largest tensor of a chunk of boxes that has channels: 64 MiB in float32. Much smaller ones are kept on malloc's heap and
 # fragment it: with a quarter of this, 512 boxes held 4 GiB instead of 1.
 _CHUNK = 2**24
 
@@ -48,8 +48,9 @@ def roi_align_linearized(
     So without the row of ones (``intercept=False``) the value is torchvision's. The gradient for the boxes is the
     slope, all of a bin moving with its centre; the gradient for the image is that of :math:`I_0`.
 
-    Boxes are pooled in chunks whose tensors stay within 64 MiB or, where a box needs more, one by one. What is kept for
-    the backward pass is two slopes an output value: twice the output's size, whatever the number of points in a bin.
+    Boxes are pooled in chunks whose features stay within 64 MiB or, where a box needs more, one by one; the points of
+    many huge boxes may take more than the features of few channels. What is kept for the backward pass is two slopes an
+    output value: twice the output's size, whatever the number of points in a bin.
 
     Convention:
         - ``input`` is :math:`(N, C, H, W)`; boxes are :math:`(x_1, y_1, x_2, y_2)`, x along the width
