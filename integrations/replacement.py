@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -19,7 +19,8 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
     """Replace ``owner.name`` by ``adapter``, until ``remove()`` or to the end of a ``with`` block.
 
     For samplers that :func:`linearize` cannot see: bilinear code of one's own, TorchScript, a compiled extension. The
-    adapter takes what the replaced function took. It holds in all threads.
+    adapter takes what the replaced function was called with: a method's takes ``self``, a classmethod's no class. It
+    holds in all threads.
 
     Args:
         owner: a Python module, class or object, the one through which the sampler is called:
@@ -60,9 +61,9 @@ class Replacement:
         with _LOCK:
             try:
                 for owner, name, adapter in replaced:
-                    original = _own(owner, name)
-                    setattr(owner, name, adapter)
-                    self._replaced.append((owner, name, adapter, original))
+                    original, put = _own(owner, name), _bound_alike(owner, name, adapter)
+                    setattr(owner, name, put)
+                    self._replaced.append((owner, name, put, original))
             except BaseException:
                 self._put_back()
                 raise
@@ -76,8 +77,8 @@ class Replacement:
         if self._removed:
             raise RuntimeError("this replacement was removed already")
         with _LOCK:
-            for owner, name, adapter, _ in self._replaced:
-                if _own(owner, name) is not adapter:
+            for owner, name, put, _ in self._replaced:
+                if _own(owner, name) is not put:
                     raise RuntimeError(f"{_describe(owner)}.{name} was replaced again since: remove that one first")
             self._put_back()
         self._removed = True
@@ -103,6 +104,12 @@ def _own(owner: object, name: str) -> object:
     return children.get(name, getattr(owner, "__dict__", {}).get(name, _ABSENT))
 
 
+def _bound_alike(owner: object, name: str, adapter: Any) -> object:
+    """What a class must hold for the adapter to be called as what it replaces."""
+    takes_no_self = isinstance(inspect.getattr_static(owner, name, None), (staticmethod, classmethod))
+    return staticmethod(adapter) if inspect.isclass(owner) and takes_no_self else adapter
+
+
 def _check(owner: object, name: str, adapter: object) -> None:
     if isinstance(owner, str):
         raise TypeError(f"owner must be the object itself, got its name {owner!r}: import it and pass it")
@@ -122,14 +129,19 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
     replaced = [place for place in replaced if isinstance(place[0], ModuleType)]
     originals = {id(_own(owner, name)) for owner, name, _ in replaced if _is_code(_own(owner, name))}
     known = {(id(owner), name) for owner, name, _ in replaced}
-    adapters = {getattr(adapter, "__module__", None) for _, _, adapter in replaced}
+    # An adapter may call what it replaces by a name in its own module.
+    called = {
+        (adapter.__globals__.get("__name__"), used)
+        for _, _, adapter in replaced
+        if inspect.isfunction(adapter)
+        for used in adapter.__code__.co_names
+    }
     modules = {id(module): (module_name, module) for module_name, module in reversed(sys.modules.items())}
     bound = [
         f"{module_name}.{name}"
         for module_name, module in modules.values()
-        if module_name not in adapters
         for name, value in list(getattr(module, "__dict__", {}).items())
-        if id(value) in originals and (id(module), name) not in known
+        if id(value) in originals and (id(module), name) not in known and (module_name, name) not in called
     ]
     if bound:
         warnings.warn(

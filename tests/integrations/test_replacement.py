@@ -58,9 +58,16 @@ def test_a_block_puts_back_even_after_an_exception(warp):
 def test_what_a_class_holds_is_put_back_as_it_was(owner, name):
     before = [dict(vars(holder)) for holder in (owner, Sampler, Child)]
     with replace(owner, name, double):
-        assert vars(owner)[name] is double
+        assert getattr(owner, name) is double
     after = [dict(vars(holder)) for holder in (owner, Sampler, Child)]
     assert all(a.keys() == b.keys() and all(a[k] is b[k] for k in a) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("owner", [Sampler, Child])
+@pytest.mark.parametrize("name", ["still", "of"])
+def test_what_takes_no_self_is_called_without(owner, name):
+    with replace(owner, name, double):
+        assert getattr(Child, name)(3) == getattr(Child(), name)(3) == 6
 
 
 def test_a_submodule_is_put_back_in_its_place():
@@ -118,9 +125,14 @@ def test_a_refused_assignment_leaves_nothing_replaced(warp):
     assert warp.sample is original
 
 
-def test_the_adapter_may_hold_the_original_in_its_own_module(warp, monkeypatch):
+def test_the_adapter_may_call_the_original_by_a_name_in_its_own_module(warp, monkeypatch):
+    def adapter(image):
+        return original_sample(image)  # noqa: F821
+
     monkeypatch.setattr(sys.modules[__name__], "original_sample", warp.sample, raising=False)
-    replace(warp, "sample", double).remove()
+    replace(warp, "sample", adapter).remove()
+    with pytest.warns(UserWarning, match=r"test_replacement\.original_sample held the same as warp\.sample"):
+        replace(warp, "sample", double).remove()
 
 
 def test_bad_input_is_told_what_to_do_instead(warp):
