@@ -18,8 +18,8 @@ from lms_geometry.sampling import carries_gradient, grid_sample_linearized
 # Source pixels. A box edge farther outside the image is moved here: the points of a bin are as many as its pixels.
 _FAR_OUTSIDE = 1e4
 
-# Numbers in the largest tensor of a chunk of boxes that has channels: 64 MiB in float32. Much smaller ones are kept on malloc's heap and
-# fragment it: with a quarter of this, 512 boxes held 4 GiB instead of 1.
+# Numbers in the largest tensor with channels of a chunk of boxes: 64 MiB in float32. Much smaller ones are kept on
+# malloc's heap and fragment it: with a quarter of this, 512 boxes held 4 GiB instead of 1.
 _CHUNK = 2**24
 
 
