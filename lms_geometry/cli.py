@@ -30,7 +30,7 @@ class InputError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 if a registration has a low score, 2 for bad input."""
+    """Run the command line; returns the exit status: 0, 1 if a registration failed, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="lms-geometry", description="Image warps with the linearized multi-sampling gradient."
     )
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     align = commands.add_parser(
         "register",
         help="align one image file, or all of a folder, with another",
-        description="Exit status: 0, 1 if a score is below --min-score, 2 for input that cannot be used.",
+        description="Exit status: 0; 1 if a score is below --min-score or a file of the folder cannot be used; 2 for "
+        "other input that cannot be used.",
     )
     align.add_argument("source", type=Path, help="the image to move, or a folder of such")
     align.add_argument("target", type=Path, help="the image to move it onto")
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _demo(options.out, options.seed)
             return 0
         return _register(options)
-    except (InputError, ValueError) as error:
+    except (InputError, OSError, ValueError) as error:
         parser.exit(2, f"lms-geometry: error: {error}\n")
     except ModuleNotFoundError as error:
         parser.exit(2, f"lms-geometry: error: {error.name} is missing; pip install 'lms_geometry[cli]'\n")
@@ -120,9 +121,13 @@ def _register(options: argparse.Namespace) -> int:
     paths = sorted(path for path in options.source.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise InputError(f"{options.source} holds no images ({', '.join(sorted(_SUFFIXES))})")
+    options.out.mkdir(parents=True, exist_ok=True)
     results = []
     for path in tqdm(paths, desc="register", unit="image"):
-        results.append(_register_one(path, target, options, options.out / path.name, progress=False))
+        try:
+            results.append(_register_one(path, target, options, options.out / path.name, progress=False))
+        except InputError as error:
+            results.append({"source": str(path), "target": str(options.target), "good": False, "error": str(error)})
         tqdm.write(_summary(results[-1]))
     (options.out / "registrations.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"A folder an image and registrations.json are in {options.out}")
@@ -131,6 +136,7 @@ def _register(options: argparse.Namespace) -> int:
 
 def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: Path, progress: bool) -> dict[str, Any]:
     source = _read_image(path)
+    out.mkdir(parents=True, exist_ok=True)
     small_source, small_target = (_shrink(image, options.size) for image in (source, target))
     found = register(
         small_source,
@@ -145,7 +151,6 @@ def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: 
     )
     matrix = _resized_matrix(found.matrix, small_source, small_target, source, target)
     aligned = warp_perspective(source, matrix, _size(target))
-    out.mkdir(parents=True, exist_ok=True)
     _write_image(aligned, out / "aligned.png")
     _write_image(_overlay(aligned, target), out / "overlay.png")
     _write_image(_checkerboard(aligned, target), out / "checkerboard.png")
@@ -168,6 +173,8 @@ def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: 
 
 
 def _summary(result: dict[str, Any]) -> str:
+    if "error" in result:
+        return f"FAILED: {result['error']}"
     verdict = "good" if result["good"] else "FAILED"
     converged = "converged" if result["converged"] else "not converged"
     return f"{result['source']}: score {result['score']:.3f}, {verdict}, {converged}"
@@ -184,14 +191,20 @@ def _read_image(path: Path) -> Tensor:
                 raise InputError(
                     f"{path} is too large: {image.width} x {image.height} is more than {_MOST_PIXELS:,} pixels"
                 )
-            pixels = np.asarray(image.convert("RGB"))
+            if image.mode.startswith(("I", "F")):  # 16 bits or floats, which convert() would clip to 8 bits
+                most = 1 if image.mode == "F" else 65535
+                pixels = np.asarray(image, np.float32)[..., None].repeat(3, -1) / most
+                if not 0 <= pixels.min() <= pixels.max() <= 1:
+                    raise InputError(f"{path} has values that are not from 0 to {most}: save it with 8 or 16 bits")
+            else:
+                pixels = np.asarray(image.convert("RGB"), np.float32) / 255
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is empty or not an image in a format Pillow reads") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
 def _write_image(image: Tensor, path: Path) -> None:

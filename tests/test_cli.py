@@ -71,6 +71,48 @@ def test_a_folder_is_registered_against_one_target_and_a_failure_sets_the_exit_s
     assert cli.main(["register", *only, "--motion", "similarity", "--min-score", "1.1"]) == 1
 
 
+def test_a_file_of_a_folder_that_cannot_be_used_is_reported_and_the_rest_done(photos, tmp_path, capsys):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"not an image")
+    Image.open(photos[0] / "source.jpg").save(folder / "b.png")
+    arguments = [str(folder), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")]
+    assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "64"]) == 1
+    bad, good = json.loads((tmp_path / "out" / "registrations.json").read_text())
+    assert bad["good"] is False
+    assert f"{folder / 'a.png'} is empty or not an image" in bad["error"]
+    assert good["good"] is True
+    assert f"FAILED: {bad['error']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["register", "demo"])
+def test_results_that_cannot_be_written_are_an_error_without_a_traceback(photos, tmp_path, capsys, command):
+    out = tmp_path / "out"
+    out.write_text("a file")
+    files = [str(photos[0] / "source.jpg"), str(photos[0] / "target.png")] if command == "register" else []
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, *files, "--out", str(out)])
+    assert stopped.value.code == 2
+    assert f"lms-geometry: error: [Errno 17] File exists: '{out}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"), [("a.png", np.uint16, 65535), ("a.tif", np.int32, 65535), ("a.tif", np.float32, 1)]
+)
+def test_16_bits_and_floats_are_read_with_all_their_values(tmp_path, name, dtype, most):
+    grey = data.camera()[::8, ::8] / 255
+    Image.fromarray((grey * most).astype(dtype)).save(tmp_path / name)
+    read = cli._read_image(tmp_path / name)
+    torch.testing.assert_close(read, torch.from_numpy(grey).float().expand(1, 3, -1, -1), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("level", "most"), [(np.float32(1.5), 1), (np.float32("nan"), 1), (np.int32(70000), 65535)])
+def test_values_that_no_range_explains_are_refused(tmp_path, level, most):
+    Image.fromarray(np.full((9, 9), level)).save(tmp_path / "image.tif")
+    with pytest.raises(cli.InputError, match=f"image.tif has values that are not from 0 to {most}"):
+        cli._read_image(tmp_path / "image.tif")
+
+
 def test_a_folder_without_images_is_named(photos, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["register", str(tmp_path), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")])
