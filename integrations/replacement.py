@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Self
+from typing import Self
 
 from torch import nn
 
@@ -104,10 +104,10 @@ def _own(owner: object, name: str) -> object:
     return children.get(name, getattr(owner, "__dict__", {}).get(name, _ABSENT))
 
 
-def _bound_alike(owner: object, name: str, adapter: Any) -> object:
+def _bound_alike(owner: object, name: str, adapter: object) -> object:
     """What a class must hold for the adapter to be called as what it replaces."""
     takes_no_self = isinstance(inspect.getattr_static(owner, name, None), (staticmethod, classmethod))
-    return staticmethod(adapter) if inspect.isclass(owner) and takes_no_self else adapter
+    return staticmethod(adapter) if inspect.isclass(owner) and takes_no_self else adapter  # type: ignore[arg-type]
 
 
 def _check(owner: object, name: str, adapter: object) -> None:

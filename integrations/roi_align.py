@@ -22,11 +22,12 @@ from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.roi import roi_align_linearized
+from lms_geometry.sampling import carries_gradient
 
 from .replacement import Replacement
 
 RoIAlign = Callable[..., Tensor]
-Concerns = Callable[[Tensor | Sequence[Tensor]], bool]
+Takes = Callable[[Tensor, Tensor | Sequence[Tensor]], bool]
 
 
 def linearize_roi_align(
@@ -35,7 +36,11 @@ def linearize_roi_align(
     """Let the RoIAlign of torchvision, detectron2 and mmcv be :func:`lms_geometry.roi_align_linearized`.
 
     Only calls whose boxes ask for a gradient change. All others, and those under ``no_grad``, go to the function that
-    was there. The names replaced are listed at the top of this module; ``patch.replaced`` has those that were found.
+    was there: with an intercept, inference under ``no_grad`` has other values than training had. The names replaced are
+    listed at the top of this module; ``patch.replaced`` has those that were found.
+
+    The detectors of torchvision detach the boxes that they propose, so that none of their calls changes: hand their
+    ``roi_heads`` boxes of your own. ``patch.linearized`` and ``patch.passed_on`` count the calls.
 
     A name that other code bound before (``from torchvision.ops import roi_align``) keeps the old function, and a
     warning says so: ``replace(that_module, "roi_align", torchvision.ops.roi_align)`` hands it the new one. The crops of
@@ -49,10 +54,11 @@ def linearize_roi_align(
         The patch, already on. Take it back with ``patch.remove()``, or use it as a context manager.
 
     Raises:
-        ModuleNotFoundError: if none of the packages is installed.
+        ModuleNotFoundError: if none of the packages can be imported.
 
     Warns:
-        UserWarning: if other modules bound the function: there it stays.
+        UserWarning: if other modules bound the function: there it stays; on removal, if there were calls and
+            none was linearized.
 
     Example:
         >>> with linearize_roi_align(sampling=LinearizedSampling(intercept=False)):  # doctest: +SKIP
@@ -66,30 +72,48 @@ class RoIAlignPatch(Replacement):
 
     Attributes:
         replaced: the names that it replaced.
+        linearized: the number of calls that were linearized, but for compiled ones.
+        passed_on: the number of those that went to the function that was there.
     """
 
     def __init__(self, sampling: LinearizedSampling | None, generator: torch.Generator | None) -> None:
+        self.linearized = self.passed_on = 0
         linearized = partial(roi_align_linearized, sampling=sampling, generator=generator)
         bound = {
-            f"{module_name}.{name}": (module, name, adapt(getattr(module, name), linearized, self._concerns))
+            f"{module_name}.{name}": (module, name, adapt(getattr(module, name), linearized, self._takes))
             for module_name, name, adapt in _BINDINGS
             if hasattr(module := _module(module_name), name)
         }
         if not bound:
-            raise ModuleNotFoundError("torchvision, detectron2 or mmcv must be installed: their roi_align is replaced")
+            raise ModuleNotFoundError("none of torchvision, detectron2 and mmcv, whose roi_align is replaced, imports")
         with warnings.catch_warnings():
             # Mask R-CNN crops its ground-truth masks through a name of its own: labels, which stay as they are.
             warnings.filterwarnings("ignore", r"torchvision\.models\.detection\.roi_heads\.roi_align \w")
             super().__init__(*bound.values())
         self.replaced = tuple(bound)
 
-    def _concerns(self, boxes: Tensor | Sequence[Tensor]) -> bool:
-        """Whether boxes ask for a gradient, and the patch is on: who saw a replacement may keep it."""
-        boxes = (boxes,) if isinstance(boxes, Tensor) else boxes
-        return not self._removed and torch.is_grad_enabled() and any(some.requires_grad for some in boxes)
+    def remove(self) -> None:
+        """As :meth:`Replacement.remove`, with a warning if there were calls and none was linearized."""
+        super().remove()
+        if self.passed_on and not self.linearized:
+            warnings.warn(
+                f"none of {self.passed_on} calls of roi_align was linearized: no boxes asked for a gradient. The "
+                "detectors of torchvision detach the boxes that they propose",
+                stacklevel=2,
+            )
+
+    def _takes(self, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> bool:
+        """Whether a call is to be linearized. Counts it, if not in a compiled graph."""
+        if self._removed:  # who saw a replacement may keep it
+            return False
+        takes = len(input) > 0 and any(map(carries_gradient, (boxes,) if isinstance(boxes, Tensor) else boxes))
+        if not torch.compiler.is_compiling():
+            self.linearized += takes
+            self.passed_on += not takes
+        return takes
 
 
-def _torchvision(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -> RoIAlign:
+def _torchvision(original: RoIAlign, linearized: RoIAlign, takes: Takes) -> RoIAlign:
     # Parameters by name, since mmcv looks for "aligned" in the code object.
     @wraps(original)
     def roi_align(
@@ -100,13 +124,13 @@ def _torchvision(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -
         sampling_ratio: int = -1,
         aligned: bool = False,
     ) -> Tensor:
-        pool = linearized if concerns(boxes) else original
+        pool = linearized if takes(input, boxes) else original
         return pool(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
 
     return roi_align
 
 
-def _mmcv(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -> RoIAlign:
+def _mmcv(original: RoIAlign, linearized: RoIAlign, takes: Takes) -> RoIAlign:
     def roi_align(
         input: Tensor,
         rois: Tensor,
@@ -116,7 +140,7 @@ def _mmcv(original: RoIAlign, linearized: RoIAlign, concerns: Concerns) -> RoIAl
         pool_mode: str = "avg",
         aligned: bool = True,
     ) -> Tensor:
-        if pool_mode == "avg" and concerns(rois):
+        if pool_mode == "avg" and takes(input, rois):
             return linearized(input, rois, output_size, spatial_scale, sampling_ratio, aligned)
         return original(input, rois, output_size, spatial_scale, sampling_ratio, pool_mode, aligned)
 
@@ -139,5 +163,5 @@ def _module(name: str) -> ModuleType | None:
     """The module of that name, imported now: what a package binds while the patch is on, it would keep."""
     try:
         return import_module(name)
-    except ImportError:
+    except Exception:  # not installed, or broken: then nobody uses it
         return None

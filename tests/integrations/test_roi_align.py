@@ -89,13 +89,36 @@ class TestCalls:
             ours = torchvision.ops.roi_align(features, boxes=given, **arguments)
         assert torch.equal(ours, roi_align_linearized(features, given, **arguments, generator=generator()))
 
-    def test_without_a_gradient_for_the_boxes_are_left_alone(self, features, boxes):
+    def test_without_a_gradient_for_the_boxes_are_left_alone_and_a_warning_says_so(self, features, boxes):
         features.requires_grad_()
         plain = torchvision.ops.roi_align(features, boxes.detach(), 4)
-        with linearize_roi_align():
-            assert torch.equal(torchvision.ops.roi_align(features, boxes.detach(), 4), plain)
-            with torch.no_grad():
-                assert torch.equal(torchvision.ops.roi_align(features, boxes, 4), plain)
+        patch = linearize_roi_align()
+        assert torch.equal(torchvision.ops.roi_align(features, boxes.detach(), 4), plain)
+        with torch.no_grad():
+            assert torch.equal(torchvision.ops.roi_align(features, boxes, 4), plain)
+        with pytest.warns(UserWarning, match="none of 2 calls.*no boxes asked for a gradient"):
+            patch.remove()
+
+    def test_are_counted(self, features, boxes):
+        with linearize_roi_align() as patch:
+            for given in (boxes, boxes.detach(), boxes.detach()):
+                torchvision.ops.roi_align(features, given, 4)
+        torchvision.ops.roi_align(features, boxes, 4)
+        assert (patch.linearized, patch.passed_on) == (1, 2)
+
+    def test_in_forward_mode_have_the_derivative_of_reverse_mode(self, features, boxes):
+        def loss(boxes):
+            return torchvision.ops.roi_align(features, boxes, 4).square().sum()
+
+        with linearize_roi_align(generator=generator()):
+            _, forward = torch.func.jvp(loss, (boxes.detach(),), (torch.ones_like(boxes),))
+        with linearize_roi_align(generator=generator()):
+            torch.testing.assert_close(forward, torch.autograd.grad(loss(boxes), boxes)[0].sum())
+
+    def test_of_an_empty_batch_are_torchvisions(self, features, boxes):
+        with pytest.warns(UserWarning, match="none of 1 calls"), linearize_roi_align():
+            pooled = torchvision.ops.roi_align(features[:0], boxes[:0], 4)
+        assert torch.equal(pooled, torchvision.ops.roi_align(features[:0], boxes[:0], 4))
 
     def test_of_the_module_roialign_are_too(self, features, boxes):
         align = torchvision.ops.RoIAlign((4, 5), 1.0, 2, True)
@@ -237,5 +260,12 @@ class TestOtherPackages:
     def test_none_installed_is_refused(self, monkeypatch):
         for name in ("torchvision.ops", "detectron2", "mmcv", *BINDINGS):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ModuleNotFoundError, match="torchvision, detectron2 or mmcv must be installed"):
+        with pytest.raises(ModuleNotFoundError, match="none of torchvision, detectron2 and mmcv"):
             linearize_roi_align()
+
+    def test_a_broken_one_does_not_stop_the_others(self, tmp_path, monkeypatch, features, boxes):
+        (tmp_path / "detectron2.py").write_text("raise AttributeError('no LINEAR')")
+        monkeypatch.syspath_prepend(tmp_path)
+        with linearize_roi_align() as patch:
+            torchvision.ops.roi_align(features, boxes, 4)
+        assert patch.linearized == 1
