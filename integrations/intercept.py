@@ -56,8 +56,8 @@ def linearize(
           its values are the same
         - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
           with the original. What was saved whole needs ``weights_only=False`` to load
-        - the class of a patched module is a subclass of the one it had. ``super(self.__class__, self)`` goes on forever
-          there, as in every subclass: use a block
+        - the class of a patched module is a subclass of the one it had. ``super(self.__class__, self)`` leads back
+          to itself there, as in every subclass: use a block
         - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
           its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
           function, and all in a block, are left. Reentrant checkpointing runs its first pass without gradients, so with
@@ -215,6 +215,14 @@ class Patch:
             noise=self._draw(self.sampling, grid),
         ).contiguous()
 
+    def run_backward(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+        """Make a call that runs checkpointed modules again, outside of the mode: they enter it anew."""
+        running, self._thread.running = self._thread.running, []
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._thread.running = running
+
     def around(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The ``forward`` of the submodule of that name, inside the patch."""
 
@@ -340,6 +348,8 @@ class _Mode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
+        if func in _BACKWARD:
+            return self.patch.run_backward(func, args, kwargs)
         if func not in _SAMPLERS:
             return self.patch.see(func, args, kwargs)
         if _DECIDING.now:
@@ -351,6 +361,7 @@ class _Mode(TorchFunctionMode):
             _DECIDING.now = False
 
 
+_BACKWARD = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
 _SAMPLERS = {
     F.grid_sample,
     torch.grid_sampler,

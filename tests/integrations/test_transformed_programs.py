@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.stn import linearize_stn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
@@ -52,6 +53,22 @@ def test_what_checkpointing_would_run_again_without_the_patch_is_left(way, reent
         assert swapped(model) == [False, False]
     assert "left: inside checkpoint(), which would run it again without this patch" in patch.report()
     assert "swapped" not in patch.report()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_forward_may_go_backward_itself(reentrant):
+    class Trainer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = Model(
+                lambda module, image: checkpoint(module, image.clone().requires_grad_(), use_reentrant=reentrant)
+            )
+
+        def forward(self):
+            return swapped(self.model)
+
+    with linearize(trainer := Trainer(), sampling=EXACT):
+        assert trainer() == [True, True]
 
 
 def test_a_pattern_sees_the_way_to_a_call_from_the_checkpoint_on():
