@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 from lms_geometry.backends.eager import usable_points
@@ -21,6 +21,7 @@ from lms_geometry.checks import (
 )
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_independent
+from lms_geometry.reading import read
 
 
 def grid_sample_linearized(
@@ -92,8 +93,9 @@ def grid_sample_linearized(
     batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
     input, grid = input.to(dtype).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
 
-    # While it is traced, a graph cannot tell what torch.func will ask of it.
-    if not sampling.intercept and not (torch.compiler.is_compiling() or carries_gradient(grid)):
+    # While it is traced with gradients on, a graph cannot tell what will be asked of it.
+    open_graph = torch.compiler.is_compiling() and torch.is_grad_enabled()
+    if not sampling.intercept and not (open_graph or carries_gradient(grid)):
         return _read(input, usable_points(grid.detach()), mode, padding_mode, align_corners).to(dtype)
     pattern = "gaussian"
     if noise is None:  # whitening is left to the backend, which is quicker at it
@@ -121,25 +123,22 @@ def grid_sample_linearized(
     return (value + (centre - centre.detach()) + (slope * shift).sum(-1)).to(dtype)
 
 
-def _read(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """``F.grid_sample`` in the grid's dtype. It is linear in the image but has no forward mode of its own."""
-    input = input.to(grid.dtype)
-    if not torch.compiler.is_compiling():
-        input, tangent = forward_ad.unpack_dual(input)
-        if tangent is not None:
-            centre = F.grid_sample(input, grid, mode, padding_mode, align_corners)
-            return forward_ad.make_dual(centre, F.grid_sample(tangent, grid, mode, padding_mode, align_corners))
-    return F.grid_sample(input, grid, mode, padding_mode, align_corners)
+def _read(input: Tensor, points: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
+    """``F.grid_sample`` in the points' dtype, with forward mode where that may be asked for."""
+    input = input.to(points.dtype)
+    plain = torch.compiler.is_compiling() or not _is_transformed(input, points)
+    return (F.grid_sample if plain else read)(input, points, mode, padding_mode, align_corners)
 
 
 def carries_gradient(tensor: Tensor) -> bool:
     """Whether a derivative for a tensor may be asked for, in reverse or forward mode, also through ``torch.func``."""
     if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and tensor.requires_grad
+        transformed = torch._C._are_functorch_transforms_active()
+        return transformed or (torch.is_grad_enabled() and tensor.requires_grad)
     while True:
         if torch.is_grad_enabled() and tensor.requires_grad:
             return True
-        if forward_ad.unpack_dual(tensor).tangent is not None:
+        if not is_batchedtensor(tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
             return True
         if not is_functorch_wrapped_tensor(tensor):
             return False

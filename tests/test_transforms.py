@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.export import Dim
-from torch.func import jacfwd, jacrev, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from lms_geometry import (
     LinearizedGridSample,
@@ -121,12 +121,102 @@ def test_without_intercept_a_derivative_taken_around_vmap_still_sees_the_slope(i
     def sample(i, points):
         return grid_sample_linearized(i[None], points[None], sampling=sampling, noise=noise)[0]
 
-    around = torch.func.grad(lambda points: vmap(sample)(image, points).square().sum())(grid)
-    plain = torch.func.grad(
-        lambda points: grid_sample_linearized(image, points, sampling=sampling, noise=noise).square().sum()
-    )(grid)
+    around = grad(lambda points: vmap(sample)(image, points).square().sum())(grid)
+    plain = grad(lambda points: grid_sample_linearized(image, points, sampling=sampling, noise=noise).square().sum())(
+        grid
+    )
     torch.testing.assert_close(around, plain, rtol=1e-4, atol=1e-4)
     assert plain.abs().sum() > 0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_forward_mode_around_vmap_and_inside_it_is_that_of_the_batch(image, noise, intercept):
+    sampling = LinearizedSampling(num_samples=4, intercept=intercept)
+    grid, directions = torch.rand(B, h, w, 2) - 0.5, (torch.randn(B, C, H, W), torch.randn(B, h, w, 2))
+
+    def sample(image, grid):
+        return grid_sample_linearized(image, grid, sampling=sampling, noise=noise)
+
+    def one(image, grid):
+        return sample(image[None], grid[None])[0]
+
+    for argument in (0, 1):
+        primals, tangents = [image, grid], [torch.zeros_like(image), torch.zeros_like(grid)]
+        tangents[argument] = directions[argument]
+        _, expected = jvp(sample, tuple(primals), tuple(tangents))
+        _, around = jvp(vmap(one), tuple(primals), tuple(tangents))
+        inside = vmap(lambda i, g, di, dg: jvp(one, (i, g), (di, dg))[1])(*primals, *tangents)
+        assert expected.abs().sum() > 0
+        torch.testing.assert_close(around, expected)
+        torch.testing.assert_close(inside, expected)
+
+
+def test_forward_mode_of_a_matrix_goes_through_vmap(image, noise):
+    warp, matrix = _case("warp_affine")
+
+    def warps(matrices):
+        return vmap(lambda i, m: warp(i[None], m[None], noise)[0])(image, matrices)
+
+    torch.testing.assert_close(jacfwd(warps)(matrix), jacrev(warps)(matrix), rtol=1e-4, atol=1e-4)
+
+
+def test_the_hessian_for_the_image_is_that_of_the_bilinear_weights():
+    image, grid = torch.rand(1, 1, 5, 6, dtype=torch.float64), torch.rand(1, h, w, 2, dtype=torch.float64) * 2 - 1
+    noise = draw_noise(SAMPLING, (h, w), dtype=torch.float64)
+    found = hessian(lambda i: grid_sample_linearized(i, grid, sampling=SAMPLING, noise=noise).square().sum())(image)
+    weights = torch.autograd.functional.jacobian(lambda i: F.grid_sample(i, grid, align_corners=False), image)
+    weights = weights.flatten(0, 3).flatten(1)
+    torch.testing.assert_close(found.view(30, 30), 2 * weights.T @ weights)
+
+
+def test_mixed_second_derivatives_are_the_same_in_every_way(image, noise):
+    """By (2) the weights of the centre are constants: they have no derivative by the grid."""
+    grid = torch.rand(B, h, w, 2) - 0.5
+    of_image, of_grid = torch.randn_like(image), torch.randn_like(grid)
+
+    def loss(image, grid):
+        return grid_sample_linearized(image, grid, sampling=SAMPLING, noise=noise).square().sum()
+
+    for first, second, weight in ((0, 1, of_image), (1, 0, of_grid), (0, 0, of_image), (1, 1, of_grid)):
+        inputs = [image.clone().requires_grad_(), grid.clone().requires_grad_()]
+        (gradient,) = torch.autograd.grad(loss(*inputs), inputs[first], create_graph=True)
+        (plain,) = torch.autograd.grad((gradient * weight).sum(), inputs[second])
+        by_functions = grad(lambda *both, f=first, v=weight: (grad(loss, f)(*both) * v).sum(), second)(image, grid)
+        torch.testing.assert_close(plain, by_functions, rtol=1e-4, atol=1e-4)
+        assert plain.abs().sum() > 0
+
+
+def test_compiled_without_gradients_the_exact_value_costs_no_samples(image):
+    operators = []
+
+    def backend(graph, _):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    sampling = LinearizedSampling(intercept=False)
+    grid = torch.rand(B, h, w, 2)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda i, g: grid_sample_linearized(i, g, sampling=sampling), backend=backend)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image, grid), F.grid_sample(image, grid, align_corners=False))
+    assert any("grid_sample" in operator for operator in operators)
+    assert not any("linearized_sample" in operator for operator in operators)
+
+
+def test_compiled_forward_mode_sees_the_slope_even_without_gradients(image, noise):
+    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    grid, direction = torch.rand(B, h, w, 2) - 0.5, torch.randn(B, h, w, 2)
+
+    def slope(points):
+        return jvp(lambda p: grid_sample_linearized(image, p, sampling=sampling, noise=noise), (points,), (direction,))[
+            1
+        ]
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(slope, fullgraph=True, backend="aot_eager")(grid)
+    torch.testing.assert_close(compiled, slope(grid))
+    assert compiled.abs().sum() > 0
 
 
 @every_warp
@@ -147,8 +237,8 @@ def test_vmap_of_gradients_gives_one_an_image(image, noise):
     def loss(i, p):
         return warp(i[None], p[None], noise).square().sum()
 
-    together = vmap(torch.func.grad(loss, 1))(image, parameters)
-    alone = torch.stack([torch.func.grad(loss, 1)(i, p) for i, p in zip(image, parameters, strict=True)])
+    together = vmap(grad(loss, 1))(image, parameters)
+    alone = torch.stack([grad(loss, 1)(i, p) for i, p in zip(image, parameters, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 

@@ -93,10 +93,11 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: _Untyped, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         by_image = by_grid = None
         if gradient is not None:
-            slope, *image = ctx.saved_tensors
+            slope, *read = ctx.saved_tensors
             again = torch.is_grad_enabled()  # the gradients may be differentiated in turn
-            if ctx.needs_input_grad[0]:
-                by_image = (eager.image_gradient if again else _image_gradient)(gradient, *image, *ctx.settings)
+            if ctx.needs_input_grad[0]:  # as in (2), the weights of the centre are constants
+                read = [tensor.detach() for tensor in read]
+                by_image = (eager.image_gradient if again else _image_gradient)(gradient, *read, *ctx.settings)
             if ctx.needs_input_grad[1]:
                 by_grid = (eager.grid_gradient if again else _grid_gradient)(gradient, slope)
         return by_image, by_grid, *[None] * 11
