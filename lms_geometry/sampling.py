@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 from lms_geometry.backends.eager import usable_points
@@ -135,14 +136,16 @@ def carries_gradient(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         transformed = torch._C._are_functorch_transforms_active()
         return transformed or (torch.is_grad_enabled() and tensor.requires_grad)
-    while True:
-        if torch.is_grad_enabled() and tensor.requires_grad:
-            return True
-        if not is_batchedtensor(tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
-            return True
-        if not is_functorch_wrapped_tensor(tensor):
-            return False
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return True
+    if not is_batchedtensor(tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    if maybe_get_level(tensor) == maybe_current_level():
         tensor = get_unwrapped(tensor)
+    with temporarily_pop_interpreter_stack():  # what the transform around this one made of the tensor
+        return carries_gradient(tensor)
 
 
 def _is_transformed(input: Tensor, grid: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from itertools import product
 
 import pytest
 import torch
@@ -184,6 +185,25 @@ def test_mixed_second_derivatives_are_the_same_in_every_way(image, noise):
         by_functions = grad(lambda *both, f=first, v=weight: (grad(loss, f)(*both) * v).sum(), second)(image, grid)
         torch.testing.assert_close(plain, by_functions, rtol=1e-4, atol=1e-4)
         assert plain.abs().sum() > 0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("arguments", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_second_derivatives_are_the_same_in_every_nesting(arguments, intercept):
+    sampling = LinearizedSampling(num_samples=4, intercept=intercept)
+    image, grid = torch.rand(1, 1, 3, 4), torch.rand(1, 2, 3, 2) - 0.5
+    noise = draw_noise(sampling, (2, 3))
+
+    def loss(image, grid):
+        return (grid_sample_linearized(image, grid, sampling=sampling, noise=noise) ** 3).sum()
+
+    first, second = arguments
+    expected, *others = (
+        outer(inner(loss, first), second)(image, grid) for outer, inner in product((jacrev, jacfwd), repeat=2)
+    )
+    assert expected.abs().sum() > 0
+    for other in others:
+        torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_compiled_without_gradients_the_exact_value_costs_no_samples(image):
