@@ -1,7 +1,7 @@
 """Errors for arguments that would otherwise give silently wrong output: each names what came and what is wanted."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def check_size(name: str, value: object) -> tuple[int, int]:
     if (
         not isinstance(value, Sequence)
         or len(value) != 2
-        or not all(isinstance(n, (Integral, torch.SymInt)) for n in value)
+        or not all(isinstance(n, SupportsIndex) for n in value)
         or min(value) < 0
     ):
         raise ValueError(f"{name} must be (height, width), both ints of at least 0, got {value!r}")

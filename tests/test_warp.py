@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import kornia.geometry as kornia_geometry
@@ -249,6 +250,16 @@ def test_autocast_does_not_coarsen_the_grid(function):
 
 SRC, AFFINE, SQUARE = torch.rand(2, 3, 8, 9), torch.eye(2, 3).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1)
 MAP = torch.zeros(2, 4, 5)
+
+
+def test_a_size_may_come_from_a_traced_shape():
+    def warp(src):
+        return warp_affine_linearized(src, AFFINE, src.shape[-2:], sampling=EXACT)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and warns of every check
+        traced = torch.jit.trace(warp, (SRC,), check_trace=False)
+    torch.testing.assert_close(traced(SRC), warp(SRC))
 
 
 @pytest.mark.parametrize(
