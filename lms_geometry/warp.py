@@ -244,7 +244,8 @@ def remap_linearized(
     .. math::
         \text{dst}(x, y) = \text{src}(\text{map}_x(x, y), \text{map}_y(x, y))
 
-    sampled by :func:`grid_sample_linearized` with a Jacobian by finite differences of the map.
+    sampled by :func:`grid_sample_linearized` with a Jacobian by finite differences of the map. For points that are not
+    neighbours, or for a single one, call that function and give the Jacobian.
 
     Convention:
         - ``image`` is :math:`(B, C, H, W)`; the maps are source **pixels** with centres at integers, or normalised

@@ -288,6 +288,30 @@ def test_the_gradient_for_the_image_is_that_of_the_centre():
     torch.testing.assert_close(ours, plain)
 
 
+def test_unrelated_points_have_the_slopes_of_the_image_if_the_jacobian_is_given():
+    image = F.interpolate(torch.rand(1, 1, 16, 16), (128, 128), mode="bicubic")
+    points = (torch.rand(1, 2000, 1, 2) * 1.8 - 0.9).requires_grad_()
+    (bilinear,) = torch.autograd.grad(F.grid_sample(image, points, align_corners=False).sum(), points)
+    out = grid_sample_linearized(image, points, jacobian=torch.eye(2).view(1, 1, 1, 2, 2))
+    (slope,) = torch.autograd.grad(out.sum(), points)
+    assert F.cosine_similarity(slope.flatten(), bilinear.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize(("size", "across"), [((1, 1), (0, 1)), ((1, 5), (1,)), ((5, 1), (0,))])
+def test_without_jitter_an_output_of_one_pixel_along_an_axis_has_a_slope_there_only_from_a_jacobian(size, across):
+    image = _plane((40, 40), 0.5, 0.3)
+    grid = _affine_grid([[[0.3, 0.0, 0.1], [0.0, 0.3, 0.1]]], 1, size)
+    for jacobian in (None, torch.eye(2).view(1, 1, 1, 2, 2)):
+        _, slope = value_and_slopes(
+            lambda p, j=jacobian: grid_sample_linearized(image, p, sampling=LinearizedSampling.training(), jacobian=j),
+            grid,
+            (40, 40),
+        )
+        for axis in across:
+            assert (slope[..., axis] != 0).all() == (jacobian is not None)
+            assert (slope[..., axis] == 0).all() == (jacobian is None)
+
+
 @both_corners
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
