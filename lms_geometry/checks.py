@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import SupportsIndex
 
-import torch
 from torch import Tensor
 
+from lms_geometry.autocast import is_autocast
 from lms_geometry.config import LinearizedSampling
 
 # In the order of torch's own numbers for them.
@@ -35,7 +35,7 @@ def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) 
 
 def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless two tensors have one dtype, or run under autocast, which mixes them."""
-    if value.dtype != other.dtype and not torch.is_autocast_enabled(other.device.type):
+    if value.dtype != other.dtype and not is_autocast(other.device):
         raise TypeError(f"{name} must have {other_name}'s dtype {other.dtype}, got {value.dtype}")
 
 

@@ -7,6 +7,7 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_l
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
+from lms_geometry.autocast import is_autocast
 from lms_geometry.backends.eager import usable_points
 from lms_geometry.backends.operator import linearized_sample
 from lms_geometry.checks import (
@@ -160,7 +161,7 @@ def _is_transformed(input: Tensor, grid: Tensor) -> bool:
 
 def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:
     """The dtype of ``F.grid_sample``, which autocast runs in the wider of the two and, on a CPU, in float32."""
-    if not torch.is_autocast_enabled(input.device.type):
+    if not is_autocast(input.device):
         return input.dtype
     dtype = torch.promote_types(input.dtype, grid.dtype)
     return torch.promote_types(dtype, torch.float32) if input.device.type == "cpu" else dtype

@@ -11,6 +11,7 @@ from kornia.geometry.conversions import (
 )
 from torch import Tensor
 
+from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import (
     PADDING_MODES,
     check_choice,
@@ -214,7 +215,7 @@ def homography_warp_linearized(
     _check_pair("patch_src", patch_src, "src_homo_dst", src_homo_dst)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     size = patch_src.shape[-2], patch_src.shape[-1]
-    with torch.autocast(patch_src.device.type, enabled=False):
+    with no_autocast(patch_src.device):
         matrix = src_homo_dst.to(torch.promote_types(src_homo_dst.dtype, torch.float32))
         finite = matrix.detach().isfinite().all(-1).all(-1)[:, None, None]
         matrix = torch.where(finite, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
@@ -307,7 +308,7 @@ def _warp_pixels(
     check_choice("padding_mode", padding_mode, (*PADDING_MODES, "fill"))
     size = src.shape[-2], src.shape[-1]
     affine = M.shape[-2] == 2
-    with torch.autocast(src.device.type, enabled=False):
+    with no_autocast(src.device):
         matrix = M.to(torch.promote_types(M.dtype, torch.float32))
         matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
         matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), align_corners)

@@ -248,6 +248,15 @@ def test_autocast_does_not_coarsen_the_grid(function):
         torch.testing.assert_close(function(src, M, (50, 60), sampling=EXACT), plain)
 
 
+@pytest.mark.parametrize("warp", [warp_affine_linearized, warp_perspective_linearized, homography_warp_linearized])
+def test_meta_tensors_give_shapes(warp):
+    src = torch.rand(2, C, H, W, device="meta")
+    M = torch.rand(2, 2 if warp is warp_affine_linearized else 3, 3, device="meta", requires_grad=True)
+    out = warp(src, M, (h, w))
+    assert (out.device.type, out.shape) == ("meta", (2, C, h, w))
+    assert torch.autograd.grad(out.sum(), M)[0].shape == M.shape
+
+
 SRC, AFFINE, SQUARE = torch.rand(2, 3, 8, 9), torch.eye(2, 3).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1)
 MAP = torch.zeros(2, 4, 5)
 
