@@ -102,11 +102,11 @@ class LinearizedSampling:
     def training(cls) -> "LinearizedSampling":
         """For a network that learns where to look: whitened samples over the area of an output pixel.
 
-        The standard deviation of a pixel's own area is 0.29 output pixels. With samples that far, and none beyond, the
-        value is the mean over the pixel, whatever the warp: a wider spread mixes neighbours, a closer one reads a few
-        texels of many. The mask keeps the edge of the image, often the strongest edge in view, out of value and slope.
-        A network that learned on such values is to be tested on such values. Without jitter, a single output pixel, or
-        one row or column of them, has its full slope only if :func:`grid_sample_linearized` is given a ``jacobian``.
+        The standard deviation of a pixel's own area is 0.29 output pixels. Samples spread as far estimate the mean over
+        the pixel, whatever the warp: a wider spread mixes neighbours, a closer one reads a few texels of many. The mask
+        keeps the edge of the image, often the strongest edge in view, out of value and slope. A network that learned on
+        such values is to be tested on such values. Without jitter, a single output pixel, or one row or column of them,
+        has its full slope only if :func:`grid_sample_linearized` is given a ``jacobian``.
 
         Example:
             >>> training = LinearizedSampling.training()

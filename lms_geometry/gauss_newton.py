@@ -28,7 +28,7 @@ from lms_geometry.projection import project
 # The search: until which share of the steps, at which longer side of the target, how many starts then go on, and how
 # many of the motion's parameters move: shear and perspective wait, since they can explain a wrong turn away.
 _SEARCH = ((0.25, 32, 3, 5), (0.5, 64, 1, 6), (0.75, None, 1, 8))
-# From this share on the row of ones is dropped: the value is the exact bilinear one.
+# From this share on the intercept is dropped: the value is the exact bilinear one.
 _EXACT = 0.5
 # The source is at most so many times larger: between samples that are far apart, detail is noise.
 _SOURCE_TO_TARGET = 4

@@ -39,7 +39,8 @@ class Registration:
             with the target where both are seen, with less weight on pixels that differ much.
         converged: whether the steps became too small to matter before they ran out, shape :math:`(B)`. A wrong answer
             may have converged too. Adam has no such test: all ``False``.
-        loss: the loss before each step, shape :math:`(steps, B)`.
+        loss: the loss before each step, shape :math:`(steps, B)`; in the last quarter of Gauss-Newton's steps, taken
+            back where the loss rises, the lowest so far.
         displacement: how far the target's corners moved over the source in each step, mean of the four, in source
             pixels, shape :math:`(steps, B)`.
         path: the matrix before each step and after the last, shape :math:`(steps + 1, B, 3, 3)`.
@@ -76,7 +77,7 @@ def register(
     r"""Find the motion that warps ``source`` onto ``target``, for a whole batch at once.
 
     Minimises the difference between the warped source and the target. The samples of linearized sampling start spread
-    over many output pixels and are drawn in; then the row of ones is dropped, so that the value is the exact bilinear
+    over many output pixels and are drawn in; then the intercept is dropped, so that the value is the exact bilinear
     one and the loss is 0 at the truth.
 
     ``"gauss-newton"`` uses that the fitted slopes are the Jacobian of every pixel. It starts from several turns of the

@@ -45,7 +45,7 @@ def roi_align_linearized(
     .. math::
         I_0 + A_1 + A_{uv}^\top \left( c(\text{box}) - c \right)
 
-    So without the row of ones (``intercept=False``) the value is torchvision's. The gradient for the boxes is the
+    So with ``intercept=False`` the value is torchvision's. The gradient for the boxes is the
     slope, all of a bin moving with its centre; the gradient for the image is that of :math:`I_0`.
 
     Boxes are pooled in chunks whose features stay within 64 MiB or, where a box needs more, one by one; the points of

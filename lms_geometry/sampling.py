@@ -78,7 +78,8 @@ def grid_sample_linearized(
         generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
 
     Returns:
-        The sampled image, shape :math:`(B, C, h, w)`, in ``input``'s dtype.
+        The sampled image, shape :math:`(B, C, h, w)`, in ``input``'s dtype, or under autocast in that of
+        ``grid_sample``.
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
