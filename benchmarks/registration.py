@@ -107,8 +107,8 @@ def main() -> None:
         "Registration beside its peers",
         f"Recall below a corner error of {FOUND} half widths over {options.count} photos, one warp each. Time: "
         f"milliseconds an image of the 4x problems, in batches of {TIMED} (kornia's, of {TIMED_SLOW}), the least of "
-        f"{ROUNDS} rounds in which the methods take turns. Scales have a standard deviation of sqrt(2)/2 in log2; targets "
-        f"are 8 or 4 times smaller than the photos of {SIZES['photos']} pixels. "
+        f"{ROUNDS} rounds in which the methods take turns. Scales have a standard deviation of sqrt(2)/2 in log2; "
+        f"targets are 8 or 4 times smaller than the photos of {SIZES['photos']} pixels. "
         "Noise: of standard deviation 0.1. Light: a gain of 2 to the power of a normal of standard deviation 0.5, "
         "clipped at 1, and a bias of 0.2 times a normal. Hidden: a patch of one colour, 0.4 of the target's side.",
         ["method", *CASES, "ms"],
