@@ -21,7 +21,7 @@ from benchmarks.classification import steps
 from benchmarks.classification import train as training
 from benchmarks.classification.data import SIZE, Data, Images, hold_out, load
 from benchmarks.classification.networks import SCALES, Network, similarity
-from benchmarks.classification.samplers import SAMPLERS, TRAINING, UNMASKED, Sampler
+from benchmarks.classification.samplers import SAMPLERS, TRAINING, Sampler
 from benchmarks.classification.train import Job, prepare, train
 
 CPU = torch.device("cpu")
@@ -205,9 +205,27 @@ def test_samples_follow_the_warp_but_not_in_the_released_code():
 def test_noise_of_each_image_is_its_own_only_where_asked():
     canvas = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
     theta = torch.eye(2, 3).repeat(2, 1, 1)
-    for name, alike in ((TRAINING, True), ("whitened, sigma 0.25, mask off, noise for each image", False)):
+    for name, alike in ((TRAINING, True), (f"{TRAINING}, noise for each image", False)):
         views = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
         assert torch.equal(views[0], views[1]) == alike
+
+
+def test_noise_drawn_once_is_the_same_at_every_step():
+    canvas, theta = torch.rand(1, 3, SIZE, SIZE), torch.eye(2, 3)[None]
+    for name, alike in ((TRAINING, False), (f"{TRAINING}, noise drawn once", True)):
+        first, second = (
+            SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(step)) for step in range(2)
+        )
+        assert torch.equal(first, second) == alike
+
+
+def test_sigma_falls_geometrically_to_that_of_the_sampling(data, tmp_path):
+    name = "whitened, sigma 1 to 0.3, jitter 0"
+    sigmas = [SAMPLERS[name].at(step).sampling.sigma for step in (0, 10_000, 20_000, 50_000)]
+    assert sigmas == pytest.approx([1, 0.3**0.5, 0.3, 0.3])
+    run = train(Job("STN", name, 8, 0), SAMPLERS[name], small(2), 2, data, tmp_path / "run.pt", CPU)
+    assert run.network.sampler == SAMPLERS[name].at(2)
+    assert SAMPLERS[TRAINING].at(7) is SAMPLERS[TRAINING]
 
 
 def test_the_slope_of_bilinear_comes_with_the_value_of_linearized_sampling():
@@ -218,7 +236,7 @@ def test_the_slope_of_bilinear_comes_with_the_value_of_linearized_sampling():
         view = SAMPLERS[name].read(canvas, theta, SIZE, 6, torch.Generator().manual_seed(0))
         return view, torch.autograd.grad(view.sin().sum(), theta)[0]
 
-    (mixed, gradient), (linearized, _), (plain, _) = map(read, (f"{UNMASKED}, slope of bilinear", UNMASKED, "bilinear"))
+    (mixed, gradient), (linearized, _), (plain, _) = map(read, (f"{TRAINING}, slope of bilinear", TRAINING, "bilinear"))
     torch.testing.assert_close(mixed, linearized)
     expected = torch.autograd.grad(
         bilinear(canvas, F.affine_grid(theta, [2, 1, 6, 6], align_corners=False)), theta, linearized.detach().cos()

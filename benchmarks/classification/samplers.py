@@ -22,6 +22,8 @@ class Sampler:
         padding_mode: what bilinear sampling sees outside the image.
         follows_warp: whether the samples spread with the warp. In the released code they do not.
         noise_for_each_image: whether each image of a batch has samples of its own.
+        noise_drawn_once: whether the samples are the same at every step.
+        anneal: the ``sigma`` that training starts with, and the step by which it has fallen to that of ``sampling``.
         slope_of_bilinear: whether only the value is that of ``sampling``, and the gradient that of bilinear sampling.
         authors: the authors' own code; the other settings then do nothing.
     """
@@ -32,8 +34,18 @@ class Sampler:
     padding_mode: str = "zeros"
     follows_warp: bool = True
     noise_for_each_image: bool = False
+    noise_drawn_once: bool = False
+    anneal: tuple[float, int] | None = None
     slope_of_bilinear: bool = False
     authors: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None
+
+    def at(self, step: int) -> "Sampler":
+        """The sampler of a step of training."""
+        if self.sampling is None or self.anneal is None:
+            return self
+        (first, steps), last = self.anneal, self.sampling.sigma
+        sigma = last * (first / last) ** max(1 - step / steps, 0.0)
+        return replace(self, sampling=replace(self.sampling, sigma=sigma))
 
     def prepare(self, pixels: Tensor, view: int) -> Tensor:
         """The images that are sampled: uint8 as they came, or blurred once, on a larger canvas, in float16."""
@@ -60,6 +72,8 @@ class Sampler:
             return F.grid_sample(canvas, grid, padding_mode=self.padding_mode, align_corners=False)
         linear = theta[:, :, :2] if self.follows_warp else torch.eye(2, device=theta.device)[None]
         noise = None
+        if self.noise_drawn_once:
+            generator = torch.Generator().manual_seed(0)
         if self.noise_for_each_image:
             noise = draw_noise(self.sampling, (len(theta) * view, view), generator=generator, device=theta.device)
             noise = noise.unflatten(1, (len(theta), view)).transpose(0, 1)
@@ -83,7 +97,6 @@ TRAINING = "whitened, sigma 0.3, jitter 0"
 UNMASKED = f"{TRAINING}, mask off"
 _TRAINING = LinearizedSampling.training()
 _UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
-_JITTERED = replace(_UNMASKED, sigma=0.25, jitter=1.0)
 COMPARED = {
     BILINEAR: Sampler(),
     "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
@@ -94,16 +107,20 @@ COMPARED = {
     TRAINING: Sampler(_TRAINING),
     UNMASKED: Sampler(_UNMASKED),
 }
-# What serves training: the border, the spread, the noise, the blur of the value, its agreement with the slope.
+# What serves training: the border, the blur, the spread, the noise, the agreement of value and slope.
 VARIED = {
     "bilinear, border padding": Sampler(padding_mode="border"),
+    "bilinear, blurred by 0.5 output pixel": Sampler(blur=0.5),
     "bilinear, blurred by 1 output pixel": Sampler(blur=1.0),
-    "whitened, sigma 0.25": Sampler(replace(_TRAINING, sigma=0.25, jitter=1.0)),
-    "whitened, sigma 0.2, jitter 0, mask off": Sampler(replace(_UNMASKED, sigma=0.2)),
-    "whitened, sigma 0.5, mask off": Sampler(replace(_JITTERED, sigma=0.5)),
-    "whitened, sigma 0.25, mask off": Sampler(_JITTERED),
-    "whitened, sigma 0.25, mask off, noise for each image": Sampler(_JITTERED, noise_for_each_image=True),
-    "whitened, sigma 0.25, mask off, no intercept": Sampler(replace(_JITTERED, intercept=False)),
-    f"{UNMASKED}, slope of bilinear": Sampler(_UNMASKED, slope_of_bilinear=True),
+    "whitened, sigma 0.2, jitter 0": Sampler(replace(_TRAINING, sigma=0.2)),
+    "whitened, sigma 0.5, jitter 0": Sampler(replace(_TRAINING, sigma=0.5)),
+    "whitened, sigma 0.25, jitter 1": Sampler(replace(_TRAINING, sigma=0.25, jitter=1.0)),
+    "whitened, sigma 1 to 0.3, jitter 0": Sampler(_TRAINING, anneal=(1.0, 20_000)),
+    "independent, sigma 0.3, jitter 0": Sampler(replace(_TRAINING, pattern="gaussian")),
+    f"{TRAINING}, K = 32": Sampler(replace(_TRAINING, num_samples=32)),
+    f"{TRAINING}, noise for each image": Sampler(_TRAINING, noise_for_each_image=True),
+    f"{TRAINING}, noise drawn once": Sampler(_TRAINING, noise_drawn_once=True),
+    f"{TRAINING}, no intercept": Sampler(replace(_TRAINING, intercept=False)),
+    f"{TRAINING}, slope of bilinear": Sampler(_TRAINING, slope_of_bilinear=True),
 }
 SAMPLERS = COMPARED | VARIED

@@ -112,9 +112,11 @@ def train(job: Job, sampler: Sampler, scale: Scale, every: int, data: Data, path
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
     if not _is_over(state, scale):
-        _go_on(job, network, optimizer, state, scale, every, data, path, device)
+        _go_on(job, sampler, network, optimizer, state, scale, every, data, path, device)
     network.load_state_dict(state["best"])
-    return Run(network, [tuple(point) for point in state["curve"]])
+    run = Run(network, [tuple(point) for point in state["curve"]])
+    network.sampler = sampler.at(run.best[0])
+    return run
 
 
 @torch.no_grad()
@@ -143,6 +145,7 @@ def prepare(images: Images, sampler: Sampler, scale: Scale, view: int, device: t
 
 def _go_on(
     job: Job,
+    sampler: Sampler,
     network: Network,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
@@ -153,11 +156,12 @@ def _go_on(
     device: torch.device,
 ) -> None:
     rank, world = _rank_and_world()
-    training, validation, test = (prepare(split, network.sampler, scale, network.view, device) for split in data)
+    training, validation, test = (prepare(split, sampler, scale, network.view, device) for split in data)
     model: nn.Module = DistributedDataParallel(network) if world > 1 else network
     bar = tqdm(total=scale.steps, initial=state["step"], desc=str(job), leave=False, disable=rank > 0)
     while not _is_over(state, scale):
         state["step"] += 1
+        network.sampler = sampler.at(state["step"])
         generator = _generator(job.seed, state["step"])
         batch = torch.randint(len(training.labels), (BATCH,), generator=generator)[rank::world]
         canvas, seen, labels = training.batch(batch)
