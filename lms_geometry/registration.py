@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lms_geometry.agreement import Loss, agreement, residual
 from lms_geometry.annealing import ANNEALED_SHARE, annealed
+from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.gauss_newton import WHOLLY_SEEN, Descent, Problem, descend
@@ -149,7 +150,7 @@ def register(
     if sampling is None:
         sampling, anneal = LinearizedSampling.alignment(), anneal or _DEFAULT_ANNEAL[optimizer]
 
-    with torch.no_grad(), torch.autocast(source.device.type, enabled=False):
+    with torch.no_grad(), no_autocast(source.device):
         problem = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
         ticks = iter(_steps(steps, progress))
         if optimizer == "adam" or callable(sampling):

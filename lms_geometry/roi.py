@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_noise, check_same_device, check_sampling, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
@@ -102,7 +103,7 @@ def roi_align_linearized(
         noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)
     chunk = max(_CHUNK // (input.shape[1] * bins[0] * max(bins[1], input.shape[3])), 1)
     order, parts = [], []
-    with torch.autocast(input.device.type, enabled=False):
+    with no_autocast(input.device):
         for number, image in enumerate(input.to(dtype)):
             surrounded = F.pad(image.detach()[None], (1, 1, 1, 1), "replicate")
             for rows in (index == number).nonzero()[:, 0].split(chunk):
