@@ -14,15 +14,14 @@ from types import FrameType
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lms_geometry.checks import MODES, PADDING_MODES, check_sampling
+from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.sampling import carries_gradient, grid_sample_linearized
+from lms_geometry.sampling import grid_sample_linearized
 
-from . import patched, report
+from . import calls, patched, report
 from .draws import Draws
 
 
@@ -80,6 +79,7 @@ def linearize(
         ValueError: if the target is TorchScript, which cannot be reached, or a pattern names none of its submodules.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> image, theta = torch.rand(2, 3, 20, 30), torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
         >>> with linearize(seed=0) as patch:
         ...     grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
@@ -187,8 +187,7 @@ class Patch:
 
     def sample(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         """Make a call of a sampler, swapped or as it is."""
-        arguments = _by_name if func is F.grid_sample else _by_number
-        input, grid, mode, padding_mode, align_corners = arguments(*args, **kwargs)
+        input, grid, mode, padding_mode, align_corners = calls.arguments(func, args, kwargs)
         if not (isinstance(input, Tensor) and isinstance(grid, Tensor)):  # a proxy of torch.fx, or a mistake
             return func(*args, **kwargs)
         compiling = torch.compiler.is_compiling()
@@ -198,7 +197,7 @@ class Patch:
             self.sampling.intercept,
             compiling,
             "compiled" if compiling else f"{tuple(input.shape)}, {tuple(grid.shape)}",
-            _unfit(input, grid, mode, padding_mode),
+            calls.unfit(input, grid, mode, padding_mode),
             torch.is_grad_enabled(),
             tuple(self._thread.running),
         )
@@ -271,7 +270,7 @@ class Patch:
         excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
         self._matched.update(included, excluded)
         outcome = "swapped"
-        if unfit == _NO_GRADIENT and included and intercept and not grad_enabled:
+        if unfit == calls.NO_GRADIENT and included and intercept and not grad_enabled:
             unfit = ""  # it is evaluated on such values as it was trained on
         if report.in_checkpoint(block, self):
             outcome = "left: inside checkpoint(), which would run it again without this patch"
@@ -310,7 +309,6 @@ _NOTHING_SEEN = (
     "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
     "replace(module, 'name', adapter)"
 )
-_NO_GRADIENT = "grid carries no gradient"
 _PASSED_BY = (
     "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
     "same values"
@@ -350,7 +348,7 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _BACKWARD:
             return self.patch.run_backward(func, args, kwargs)
-        if func not in _SAMPLERS:
+        if func not in calls.SAMPLERS:
             return self.patch.see(func, args, kwargs)
         if _DECIDING.now:
             return func(*args, **kwargs)
@@ -362,49 +360,6 @@ class _Mode(TorchFunctionMode):
 
 
 _BACKWARD = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
-_SAMPLERS = {
-    F.grid_sample,
-    torch.grid_sampler,
-    torch.grid_sampler_2d,
-    torch.grid_sampler_3d,
-    torch.ops.aten.grid_sampler,
-    torch.ops.aten.grid_sampler.default,
-    torch.ops.aten.grid_sampler_2d,
-    torch.ops.aten.grid_sampler_2d.default,
-}
-
-
-def _by_name(
-    input: Tensor,
-    grid: Tensor,
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool | None = None,
-) -> tuple[Tensor, Tensor, str, str, bool | None]:
-    """The arguments of ``F.grid_sample``."""
-    return input, grid, mode, padding_mode, align_corners
-
-
-def _by_number(
-    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> tuple[Tensor, Tensor, str, str, bool | None]:
-    """The arguments of ``torch.grid_sampler`` as ``F.grid_sample`` names them."""
-    modes, paddings = dict(enumerate(MODES)), dict(enumerate(PADDING_MODES))
-    mode, padding = modes.get(interpolation_mode, "unknown"), paddings.get(padding_mode, "unknown")
-    return input, grid, mode, padding, align_corners
-
-
-def _unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
-    """Why a call cannot be swapped, if so. A call that torch would refuse is left for torch to refuse."""
-    if input.dim() == 5:
-        return "5-D, a volume"
-    if mode != "bilinear":
-        return f"mode {mode!r}"
-    valid = input.dim() == grid.dim() == 4 and input.shape[0] == grid.shape[0] and grid.shape[-1] == 2
-    same_dtype = input.dtype == grid.dtype or torch.is_autocast_enabled(input.device.type)
-    if not (valid and same_dtype and min(input.shape[1:]) > 0 and padding_mode in PADDING_MODES):
-        return "not a valid call"
-    return "" if carries_gradient(grid) else _NO_GRADIENT
 
 
 def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:
