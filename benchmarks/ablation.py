@@ -21,7 +21,7 @@ from benchmarks.figures import save_figure
 from benchmarks.gradients import angles_to_truth
 from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, descend, recalls_of, show_recalls
 from benchmarks.results import report
-from benchmarks.runs import Job, add_options, fingerprint, run_cells
+from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import WHITENED, Draw, Sampler, linearized, on_pyramid
 from lms_geometry import LinearizedSampling
 
@@ -129,11 +129,9 @@ def main() -> None:
 
     variants = [(group, name) for group, samplers in groups.items() for name in samplers]
     measured = ["recall", *(["field"] if fields else [])]
-    identity = fingerprint(photos)
     jobs: list[Job] = [
         {
             "measured": what,
-            "photos": identity,
             "count": options.fields if what == "field" else options.count,
             "seed": options.seed,
             "rate": rate,
@@ -145,7 +143,7 @@ def main() -> None:
         for rate in rates.values()
         for group, name in variants
     ]
-    cells = run_cells(jobs, partial(_measure, photos, groups), options.finished, "ablation")
+    cells = run_cells(jobs, partial(_measure, photos, groups), photos, options.finished, "ablation")
     found = {
         (str(job["measured"]), float(job["rate"]), str(job["group"]), str(job["variant"])): cell
         for job, cell in zip(jobs, cells, strict=True)

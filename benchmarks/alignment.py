@@ -28,7 +28,7 @@ from benchmarks.problems import (
     show_recalls,
 )
 from benchmarks.results import report
-from benchmarks.runs import Job, add_options, fingerprint, run_cells
+from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
     WHITENED,
     Sampler,
@@ -89,10 +89,9 @@ def main() -> None:
         name: partial(descend, sampler, steps=options.steps) for name, sampler in samplers.items()
     } | {REGISTER: _register}
 
-    identity, seeds = fingerprint(images), range(options.seed, options.seed + options.draws)
+    seeds = range(options.seed, options.seed + options.draws)
     jobs: list[Job] = [
         {
-            "images": identity,
             "count": options.count,
             "seed": seed,
             "rate": rate,
@@ -111,7 +110,7 @@ def main() -> None:
         return recalls_of(methods[str(job["sampler"])], images, scale, rate, int(job["seed"]))
 
     curves: dict[tuple[str, str, int], list[list[float]]] = {}
-    for job, curve in zip(jobs, run_cells(jobs, measure, options.finished, "alignment"), strict=True):
+    for job, curve in zip(jobs, run_cells(jobs, measure, images, options.finished, "alignment"), strict=True):
         curves.setdefault((str(job["scales"]), str(job["sampler"]), int(job["rate"])), []).append(curve)
     recalls = {cell: torch.tensor(found).mean(0).tolist() for cell, found in curves.items()}
 

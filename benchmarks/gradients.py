@@ -22,7 +22,7 @@ from benchmarks.datasets import NAMES, SIZES, load_images
 from benchmarks.figures import LINES, save_figure
 from benchmarks.problems import make_targets
 from benchmarks.results import report
-from benchmarks.runs import Job, add_options, fingerprint, run_cells
+from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
     WHITENED,
     Read,
@@ -90,13 +90,12 @@ def main() -> None:
     images = load_images(options.images, options.data, options.count)
     samplers = SAMPLERS | ({"released code itself": authors(options.authors)} if options.authors else {})
 
-    identity = fingerprint(images)
     jobs: list[Job] = [
-        {"images": identity, "count": options.count, "seed": options.seed, "rate": rate, "sampler": name}
+        {"count": options.count, "seed": options.seed, "rate": rate, "sampler": name}
         for rate in options.rates
         for name in samplers
     ]
-    cells = run_cells(jobs, lambda job: _measure(images, samplers, job), options.finished, "gradients")
+    cells = run_cells(jobs, lambda job: _measure(images, samplers, job), images, options.finished, "gradients")
     found = {(str(job["sampler"]), int(job["rate"])): cell for job, cell in zip(jobs, cells, strict=True)}
 
     figure = None

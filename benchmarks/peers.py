@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Standard deviations of the Gaussians of the paper's baseline, in source pixels.
+MULTI_SCALE = (1.0, 5.0, 10.0)
+
 
 def bilinear(image: Tensor, grid: Tensor) -> Tensor:
     """Plain ``grid_sample``; either batch may be 1."""
@@ -23,7 +26,7 @@ def multi_scale(image: Tensor) -> tuple[Tensor, Tensor]:
     The baseline is the mean of bilinear samples of three images, blurred by Gaussians of 1, 5 and 10 pixels. That is
     the bilinear sample of their mean.
     """
-    return blurred(image, 1.0, 5.0, 10.0)
+    return blurred(image, *MULTI_SCALE)
 
 
 def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from benchmarks.datasets import SIZES, load_images
 from benchmarks.figures import save_figure
 from benchmarks.problems import SCALES, corner_errors, draw_parameters, make_targets, normalised, to_warps
 from benchmarks.results import report
-from benchmarks.runs import Job, add_options, fingerprint, run_cells
+from benchmarks.runs import Job, add_options, run_cells
 from lms_geometry import gauss_newton, register
 
 FOUND = 0.02
@@ -85,9 +85,8 @@ def main() -> None:
     photos = load_images("photos", options.data, options.count)
 
     methods = _methods(options.without)
-    identity = fingerprint(photos)
     jobs: list[Job] = [
-        {"photos": identity, "count": options.count, "seed": options.seed, "method": name, "case": case}
+        {"count": options.count, "seed": options.seed, "method": name, "case": case}
         for case in CASES
         for name in methods
         if name not in PARTS or case in PLAIN
@@ -97,7 +96,7 @@ def main() -> None:
         return _measure(methods[str(job["method"])], photos, str(job["case"]), options.seed)
 
     done: dict[str, dict[str, Any]] = {}
-    for job, found in zip(jobs, run_cells(jobs, measure, options.finished, "registration"), strict=True):
+    for job, found in zip(jobs, run_cells(jobs, measure, photos, options.finished, "registration"), strict=True):
         done.setdefault(str(job["method"]), {})[str(job["case"])] = found
     times = _times({name: methods[name] for name in methods if name not in PARTS}, photos, options.seed)
     if options.json:

@@ -27,18 +27,23 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> None:
     )
 
 
-def run_cells(jobs: Sequence[Job], measure: Callable[[Job], Value], finished: Path, name: str) -> list[Value]:
+def run_cells(
+    jobs: Sequence[Job], measure: Callable[[Job], Value], images: Tensor, finished: Path, name: str
+) -> list[Value]:
     """Measure each job, but those that a file holds already.
 
     Args:
-        jobs: what to measure; a job's entries must say all that its value depends on.
+        jobs: what to measure; a job's entries must say all that its value depends on, but for the images.
         measure: gives a job's value, which JSON can hold.
+        images: what it is measured on.
         finished: JSON lines, each a job and its value; made if missing, lines are added.
         name: stands before the progress bar.
 
     Returns:
         The values, in the order of the jobs.
     """
+    identity = fingerprint(images)
+    jobs = [{**job, "images": identity} for job in jobs]
     finished.parent.mkdir(parents=True, exist_ok=True)
     finished.touch()
     known = {_key(cell["job"]): cell["value"] for cell in map(json.loads, finished.read_text().splitlines())}

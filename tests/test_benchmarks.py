@@ -214,6 +214,7 @@ def test_ablation_gives_a_row_for_each_variant(folder_of_photos, run, monkeypatc
 
 def test_finished_cells_are_not_measured_again(tmp_path):
     finished, jobs, measured = tmp_path / "some" / "finished.jsonl", [{"rate": 8}, {"rate": 4}], []
+    images = torch.zeros(1, 3, 2, 2)
 
     def measure(job):
         measured.append(job["rate"])
@@ -222,11 +223,11 @@ def test_finished_cells_are_not_measured_again(tmp_path):
         return [job["rate"] / 2]
 
     with pytest.raises(KeyboardInterrupt):
-        runs.run_cells(jobs, measure, finished, "test")
-    assert runs.run_cells(jobs, measure, finished, "test") == [[4], [2]]
+        runs.run_cells(jobs, measure, images, finished, "test")
+    assert runs.run_cells(jobs, measure, images, finished, "test") == [[4], [2]]
     assert measured == [8, 4, 4]
     # A job with anything else in it is another job.
-    assert runs.run_cells([{"rate": 8, "seed": 1}], measure, finished, "test") == [[4]]
+    assert runs.run_cells([{"rate": 8, "seed": 1}], measure, images, finished, "test") == [[4]]
 
 
 def test_descent_finds_a_warp_that_a_small_step_reaches():

@@ -31,7 +31,7 @@ def test_registration_goes_on_where_it_stopped_and_draws(folder_of_photos, tmp_p
     monkeypatch.setattr(registration, "ROUNDS", 1)
     out, finished = tmp_path / "registration.json", tmp_path / "finished.jsonl"
     photos = load_images("photos", folder_of_photos, 2)
-    job = {"photos": fingerprint(photos), "count": 2, "seed": 0, "method": registration.MAIN, "case": "4x"}
+    job = {"images": fingerprint(photos), "count": 2, "seed": 0, "method": registration.MAIN, "case": "4x"}
     finished.write_text(json.dumps({"job": job, "value": {"errors": [0.0, 1.0], "scores": [0.9, 0.5]}}) + "\n")
     arguments = ["--data", str(folder_of_photos), "--count", "2", "--json", str(out), "--finished", str(finished)]
     monkeypatch.setattr("sys.argv", ["registration", *arguments, "--threads", "1"])

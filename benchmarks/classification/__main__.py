@@ -20,14 +20,13 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from benchmarks.classification.data import Data, load
+from benchmarks.classification.data import Data, identity, load
 from benchmarks.classification.figures import average_views, draw_curves, draw_views, most_frequent
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
 from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sampler
 from benchmarks.classification.train import Job, Run, evaluate, prepare, train
 from benchmarks.peers import authors_with_generator
 from benchmarks.results import report
-from benchmarks.runs import fingerprint
 
 RATES = (8, 4, 2, 1)
 NAMES = {"gtsrb": "GTSRB", "mnist": "MNIST"}
@@ -56,7 +55,7 @@ def main() -> None:
     samplers = {name: SAMPLERS[name] for name in options.samplers}
     if options.authors:
         samplers["released code itself"] = Sampler(authors=authors_with_generator(options.authors))
-    identity = f"{options.set}-{fingerprint(*data.train, *data.validation)}"
+    data_name = identity(options.set, data)
     jobs = [
         Job(transformer, name, rate, seed)
         for seed in options.seeds
@@ -68,7 +67,7 @@ def main() -> None:
     ]
     runs = {}
     for job in tqdm(jobs, desc="classification", disable=rank > 0):
-        path = job.path(options.runs, identity, options.scale)
+        path = job.path(options.runs, data_name, options.scale)
         runs[job] = train(job, samplers[job.sampler], scale, options.every, data, path, device)
     if dist.is_initialized():
         dist.destroy_process_group()

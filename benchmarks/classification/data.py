@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.datasets import encoded_images, find_digits, read_sign
+from benchmarks.runs import fingerprint
 
 SIZE = 50
 HELD_OUT = 0.1
@@ -53,6 +54,11 @@ def load(name: str, folder: Path) -> Data:
         SystemExit: if they are not there.
     """
     return {"gtsrb": _load_signs, "mnist": _load_digits}[name](folder)
+
+
+def identity(name: str, data: Data) -> str:
+    """The name of a data set and what tells this copy and split of it from others, for names of files."""
+    return f"{name}-{fingerprint(*data.train, *data.validation)}"
 
 
 def hold_out(tracks: Tensor, classes: Tensor, seed: int = 0) -> Tensor:

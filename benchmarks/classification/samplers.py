@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.peers import blurred
+from benchmarks.peers import MULTI_SCALE, blurred
 from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
 
 
@@ -99,7 +99,7 @@ _TRAINING = LinearizedSampling.training()
 _UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
 COMPARED = {
     BILINEAR: Sampler(),
-    "multi-scale (1, 5, 10)": Sampler(blurs=(1.0, 5.0, 10.0)),
+    "multi-scale (1, 5, 10)": Sampler(blurs=MULTI_SCALE),
     "bilinear, blurred by 0.25 output pixel": Sampler(blur=0.25),
     "bilinear, blurred by 0.125 output pixel": Sampler(blur=0.125),
     "paper": Sampler(LinearizedSampling.paper()),

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.classification.data import SIZE, Images, load
+from benchmarks.classification.data import SIZE, Images, identity, load
 from benchmarks.classification.networks import SCALES, Network, similarity
 from benchmarks.classification.samplers import BILINEAR, SAMPLERS, TRAINING, Sampler
 from benchmarks.classification.train import Job, Split, prepare, train
 from benchmarks.results import report
-from benchmarks.runs import fingerprint
 from lms_geometry import LinearizedSampling
 
 IMAGES = 600
@@ -51,14 +50,14 @@ def main() -> None:
 
     data, device = load(options.set, options.data), torch.device("cpu")
     scale = replace(SCALES["small"], steps=options.steps)
-    identity = fingerprint(*data.train, *data.validation)
+    data_name = identity(options.set, data)
     chosen = torch.randperm(len(data.test.labels), generator=torch.Generator().manual_seed(0))[:IMAGES]
     images = Images(data.test.pixels[chosen], data.test.labels[chosen])
     shares: dict[tuple[str, str], list[list[float]]] = {}
     for seed in options.seeds:
         for trained_with in TRAINED_WITH:
             job, sampler = Job("STN", trained_with, options.rate, seed), SAMPLERS[trained_with]
-            path = job.path(options.runs, f"{options.set}-{identity}", "small")
+            path = job.path(options.runs, data_name, "small")
             network = train(job, sampler, scale, options.every, data, path, device).network
             split = prepare(images, Sampler(), scale, network.view, device)
             for slope, other in SLOPES.items():

@@ -68,7 +68,7 @@ class Run(NamedTuple):
     @property
     def best(self) -> tuple[int, float, float, float]:
         """The point of ``curve`` with the lowest validation error."""
-        return min(self.curve, key=lambda point: (point[1], point[0]))
+        return _best(self.curve)
 
 
 def view_side(rate: int) -> int:
@@ -187,8 +187,11 @@ def _is_over(state: dict[str, Any], scale: Scale) -> bool:
     """At the last step, or when the validation error has not fallen for too long."""
     if not state["curve"]:
         return False
-    best = min(state["curve"], key=lambda point: (point[1], point[0]))
-    return state["step"] >= min(scale.steps, best[0] + scale.patience)
+    return state["step"] >= min(scale.steps, _best(state["curve"])[0] + scale.patience)
+
+
+def _best(curve: list[tuple[int, float, float, float]]) -> tuple[int, float, float, float]:
+    return min(curve, key=lambda point: (point[1], point[0]))
 
 
 def _load(path: Path) -> dict[str, Any] | None:
