@@ -46,7 +46,7 @@ def draw_noise(
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     device = torch.get_default_device() if device is None else device
     noise = draw_independent(sampling.num_samples, (height, width), generator, torch.device(device), dtype)
-    return whiten(noise).to(dtype) if sampling.pattern == "whitened" else noise.to(dtype)
+    return whitened(noise).to(dtype) if sampling.pattern == "whitened" else noise.to(dtype)
 
 
 def draw_independent(
@@ -65,7 +65,7 @@ def draw_independent(
     return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype).to(device)
 
 
-def whiten(noise: Tensor) -> Tensor:
+def whitened(noise: Tensor) -> Tensor:
     """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes."""
     x, y = (noise - noise.mean(0)).unbind(-1)
     x = x / x.square().mean(0).sqrt()

@@ -103,27 +103,16 @@ def grid_sample_linearized(
     open_graph = torch.compiler.is_compiling() and torch.is_grad_enabled()
     if not sampling.intercept and not (open_graph or carries_gradient(grid)):
         return _read(input, usable_points(grid.detach()), mode, padding_mode, align_corners).to(dtype)
-    pattern = "gaussian"
-    if noise is None:  # whitening is left to the backend, which is quicker at it
-        size, pattern = (grid.shape[1], grid.shape[2]), sampling.pattern
+    whiten = noise is None and sampling.pattern == "whitened"  # by the backend, which is quicker at it
+    if noise is None:
+        size = grid.shape[1], grid.shape[2]
         noise = draw_independent(sampling.num_samples, size, generator, input.device, working)
-    settings = (
-        None if jacobian is None else jacobian.detach().to(working),
-        noise.detach().to(working),
-        sampling.sigma,
-        sampling.jitter,
-        sampling.ridge,
-        sampling.intercept,
-        sampling.mask_out_of_bounds,
-        pattern,
-        mode,
-        padding_mode,
-        align_corners,
-    )
+    jacobian = None if jacobian is None else jacobian.detach().to(working)
+    rest = jacobian, noise.detach().to(working), whiten, sampling, mode, padding_mode, align_corners
     if not _is_transformed(input, grid):
-        return linearized_sample(input, grid, *settings)[0].to(dtype)
+        return linearized_sample(input, grid, *rest)[0].to(dtype)
     points = usable_points(grid)
-    value, slope = linearized_sample(input.detach(), grid.detach(), *settings)
+    value, slope = linearized_sample(input.detach(), grid.detach(), *rest)
     centre = _read(input, points.detach(), mode, padding_mode, align_corners)
     shift = (points - points.detach()).unsqueeze(1)
     return (value + (centre - centre.detach()) + (slope * shift).sum(-1)).to(dtype)

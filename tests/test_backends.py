@@ -9,88 +9,29 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from backend_cases import (
+    PADDING_MODES,
+    PAPER,
+    WHITENED,
+    assert_same,
+    doubled,
+    draw_jacobian,
+    few,
+    image_and_grid,
+    many,
+    run,
+    sizes,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lms_geometry import LinearizedSampling, backends, draw_noise, grid_sample_linearized
-from lms_geometry.backends import cpu, eager, operator
+from lms_geometry.backends import cpu, eager
 
-PAPER = LinearizedSampling()
-WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
-PADDING_MODES = ("zeros", "border", "reflection")
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 needs_cpu = pytest.mark.skipif(cpu.missing() is not None, reason=f"no cpu backend: {cpu.missing()}")
 every_backend = pytest.mark.parametrize("name", ["eager", pytest.param("cpu", marks=needs_cpu)])
-
-# With the default ridge of 1e-3 a fit to fewer samples than unknowns keeps three digits of float32's seven. So where
-# samples may be few, the ridge is larger.
-many = st.builds(
-    LinearizedSampling,
-    num_samples=st.integers(4, 12),
-    sigma=st.sampled_from([0.0, 1.0, 3.0]),
-    jitter=st.sampled_from([0.5, 1.0]),
-    ridge=st.sampled_from([1e-3, 0.3]),
-    intercept=st.booleans(),
-    mask_out_of_bounds=st.just(False),
-    pattern=st.just("whitened"),
-)
-few = st.builds(
-    LinearizedSampling,
-    num_samples=st.integers(4, 12),
-    sigma=st.sampled_from([0.0, 1.0, 3.0]),
-    jitter=st.sampled_from([0.5, 1.0]),
-    ridge=st.sampled_from([0.3, 3.0]),
-    intercept=st.booleans(),
-    mask_out_of_bounds=st.booleans(),
-    pattern=st.sampled_from(["gaussian", "whitened"]),
-)
-sizes = st.tuples(*(st.integers(low, high) for low, high in ((1, 5), (1, 19), (2, 13), (2, 13), (1, 11), (1, 13))))
-
-
-def _image_and_grid(generator, size, shared=None):
-    B, C, H, W, h, w = size
-    image = torch.rand(1 if shared == "image" else B, C, H, W, generator=generator)
-    theta = 0.9 * torch.eye(2, 3) + 0.3 * torch.randn(1 if shared == "grid" else B, 2, 3, generator=generator)
-    grid = F.affine_grid(theta, [len(theta), C, h, w], align_corners=False)
-    grid = grid + 0.05 * torch.randn(grid.shape, generator=generator)
-    return image.expand(B, -1, -1, -1), grid.expand(B, -1, -1, -1)
-
-
-def _jacobian(generator, size, kind):
-    B, _, _, _, h, w = size
-    shapes = {"pixel": (B, h, w), "image": (B, 1, 1), "one": (1, 1, 1), "row": (B, h, 1)}
-    return None if kind is None else torch.randn(*shapes[kind], 2, 2, generator=generator)
-
-
-def _results(backend, arguments, weight, pattern="gaussian"):
-    """Value, slope, and the gradients for image and grid."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(backends.VARIABLE, backend)
-        image, grid, jacobian, noise, sampling, *reading = arguments
-        image, grid = (t.detach().requires_grad_() for t in (image, grid))
-        knobs = (
-            sampling.sigma,
-            sampling.jitter,
-            sampling.ridge,
-            sampling.intercept,
-            sampling.mask_out_of_bounds,
-            pattern,
-        )
-        value, slope = operator.linearized_sample(image, grid, jacobian, noise, *knobs, *reading)
-        return value.detach(), slope, *torch.autograd.grad(value, (image, grid), weight)
-
-
-def _doubled(arguments):
-    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
-
-
-def _assert_same(got, expected, exact):
-    """To 1e-5 of the largest number, or of 1, and to what float32 costs eager."""
-    for ours, eagers, true in zip(got, expected, exact, strict=True):
-        allowed = 1e-5 * eagers.abs().max().clamp_min(1) + 8 * (eagers - true).abs().max()
-        assert ours.isfinite().all()
-        assert (ours - eagers).abs().max() <= allowed
 
 
 @needs_cpu
@@ -105,22 +46,35 @@ def _assert_same(got, expected, exact):
     shared=st.sampled_from([None, "image", "grid"]),
     noise_by_image=st.booleans(),
     channels_last=st.booleans(),
+    to_whiten=st.booleans(),
 )
 def test_cpu_agrees_with_eager(
-    instructions, align_corners, padding_mode, seed, size, sampling, jacobian, shared, noise_by_image, channels_last
+    instructions,
+    align_corners,
+    padding_mode,
+    seed,
+    size,
+    sampling,
+    jacobian,
+    shared,
+    noise_by_image,
+    channels_last,
+    to_whiten,
 ):
     _skip_unless_supported(instructions)
     generator = torch.Generator().manual_seed(seed)
-    image, grid = _image_and_grid(generator, size, shared)
+    image, grid = image_and_grid(generator, size, shared)
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
-    noise = [draw_noise(sampling, size[-2:], generator=generator) for _ in range(size[0] if noise_by_image else 1)]
+    drawn = replace(sampling, pattern="gaussian") if to_whiten else sampling
+    noise = [draw_noise(drawn, size[-2:], generator=generator) for _ in range(size[0] if noise_by_image else 1)]
     noise = torch.stack(noise) if noise_by_image else noise[0]
     arguments = [
         image,
         grid,
-        _jacobian(generator, size, jacobian),
+        draw_jacobian(generator, size, jacobian),
         noise,
+        to_whiten and sampling.pattern == "whitened",
         sampling,
         "bilinear",
         padding_mode,
@@ -129,8 +83,8 @@ def test_cpu_agrees_with_eager(
     weight = torch.randn(*size[:2], *size[-2:], generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "_instructions", instructions)
-        got = _results("cpu", arguments, weight)
-    _assert_same(got, _results("eager", arguments, weight), _results("eager", _doubled(arguments), weight.double()))
+        got = run("cpu", arguments, weight)
+    assert_same(got, run("eager", arguments, weight), run("eager", doubled(arguments), weight.double()))
 
 
 @needs_cpu
@@ -145,13 +99,13 @@ def test_cpu_agrees_with_eager_beside_points_far_outside_or_nowhere(
     monkeypatch.setattr(cpu, "_instructions", instructions)
     generator = torch.Generator().manual_seed(0)
     size = (2, 3, 7, 9, 5, 11)
-    image, grid = _image_and_grid(generator, size)
+    image, grid = image_and_grid(generator, size)
     grid[:, 2, 3, 0] = bad
     grid[0, 2, 7, 1] = bad
     grid[1, 4, 10] = bad
     weight = torch.randn(2, 3, 5, 11, generator=generator)
-    arguments = [image, grid, None, draw_noise(sampling, (5, 11)), sampling, "bilinear", padding_mode, False]
-    got, expected = _results("cpu", arguments, weight), _results("eager", arguments, weight)
+    arguments = [image, grid, None, draw_noise(sampling, (5, 11)), False, sampling, "bilinear", padding_mode, False]
+    got, expected = run("cpu", arguments, weight), run("eager", arguments, weight)
     assert all(t.isfinite().all() for t in got)
     near = (grid.abs() < 100).all(-1)  # a point far away has no digits left for where in the image it is mirrored to
     for ours, eagers in zip(got[:2], expected[:2], strict=True):
@@ -167,14 +121,14 @@ def test_cpu_agrees_with_eager_beside_points_far_outside_or_nowhere(
 def test_cpu_agrees_with_eager_on_an_output_of_many_blocks():
     generator = torch.Generator().manual_seed(0)
     for size in ((3, 3, 40, 50, 61, 67), (2, 33, 30, 20, 41, 39), (1, 2, 31, 29, 1, 500)):
-        image, grid = _image_and_grid(generator, size)
+        image, grid = image_and_grid(generator, size)
         noise = draw_noise(WHITENED, size[-2:], generator=generator)
-        arguments = [image, grid, None, noise, WHITENED, "bilinear", "zeros", False]
+        arguments = [image, grid, None, noise, False, WHITENED, "bilinear", "zeros", False]
         weight = torch.randn(*size[:2], *size[-2:], generator=generator)
-        _assert_same(
-            _results("cpu", arguments, weight),
-            _results("eager", arguments, weight),
-            _results("eager", _doubled(arguments), weight.double()),
+        assert_same(
+            run("cpu", arguments, weight),
+            run("eager", arguments, weight),
+            run("eager", doubled(arguments), weight.double()),
         )
 
 
@@ -198,7 +152,7 @@ def test_without_intercept_cpu_reads_what_grid_sample_reads_whatever_the_samples
     image[:, :, :, 6:] = torch.inf
     grid = F.affine_grid(torch.eye(2, 3)[None] * 0.2, (1, 3, 5, 7), align_corners=False)
     sampling = replace(PAPER, intercept=False, sigma=3.0, jitter=3.0)
-    value, _ = cpu.sample(image, grid, None, draw_noise(sampling, (5, 7)), sampling, "bilinear", "zeros", False)
+    value, _ = cpu.sample(image, grid, None, draw_noise(sampling, (5, 7)), False, sampling, "bilinear", "zeros", False)
     torch.testing.assert_close(value, F.grid_sample(image, grid, align_corners=False))
 
 
@@ -212,10 +166,10 @@ def test_the_number_of_threads_changes_no_digit():
             torch.set_num_threads(count)
             generator.manual_seed(0)
             size = (5, 3, 30, 40, 61, 67)
-            image, grid = _image_and_grid(generator, size)
+            image, grid = image_and_grid(generator, size)
             noise = draw_noise(PAPER, size[-2:], generator=generator)
             weight = torch.randn(*size[:2], *size[-2:], generator=generator)
-            results.append(_results("cpu", [image, grid, None, noise, PAPER, "bilinear", "zeros", False], weight))
+            results.append(run("cpu", [image, grid, None, noise, False, PAPER, "bilinear", "zeros", False], weight))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -226,7 +180,7 @@ def test_the_number_of_threads_changes_no_digit():
 def test_several_threads_may_sample_at_once(name, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, name)
     generator = torch.Generator().manual_seed(0)
-    cases = [_image_and_grid(generator, (4, 3, 20, 21, 40, 41)) for _ in range(8)]
+    cases = [image_and_grid(generator, (4, 3, 20, 21, 40, 41)) for _ in range(8)]
     noise = draw_noise(PAPER, (40, 41), generator=generator)
 
     def gradient(case):
@@ -247,7 +201,7 @@ from lms_geometry.backends import cpu
 torch.set_num_threads(2)
 sampling = LinearizedSampling()
 image, grid, noise = torch.rand(4, 3, 20, 21), 2 * torch.rand(4, 40, 41, 2) - 1, draw_noise(sampling, (40, 41))
-sample = lambda: cpu.sample(image, grid, None, noise, sampling, "bilinear", "zeros", False)
+sample = lambda: cpu.sample(image, grid, None, noise, False, sampling, "bilinear", "zeros", False)
 before = sample()
 child = os.fork()
 if child == 0:
@@ -270,16 +224,16 @@ def test_cpu_works_in_a_child_after_a_fork_and_in_its_parent():
 @pytest.mark.parametrize("needed", [(False, False), (False, True), (True, True)])
 def test_the_operator_passes_opcheck(name, needed, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, name)
-    image, grid = _image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 4, 6))
+    image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 4, 6))
     image, grid = (t.requires_grad_(n) for t, n in zip((image, grid), needed, strict=True))
+    ops = torch.ops.lms_geometry
     for jacobian, noise in (
         (None, draw_noise(PAPER, (4, 6))),
         (torch.rand(1, 1, 1, 2, 2), torch.stack([draw_noise(PAPER, (4, 6)) for _ in range(2)])),
     ):
-        arguments = image, grid, jacobian, noise, 1.0, 1.0, 1e-3, True, True, "gaussian", "bilinear", "zeros", False
-        torch.library.opcheck(operator.linearized_sample, arguments)
+        arguments = image, grid, jacobian, noise, False, 1.0, 1.0, 1e-3, True, True, "bilinear", "zeros", False
+        torch.library.opcheck(ops.linearized_sample, arguments)
     gradient = torch.rand(2, 3, 4, 6)
-    ops = torch.ops.lms_geometry
     torch.library.opcheck(ops.grid_gradient, (gradient, torch.rand(2, 3, 4, 6, 2)))
     torch.library.opcheck(ops.image_gradient, (gradient, image.detach(), grid.detach(), "bilinear", "zeros", False))
 
@@ -287,7 +241,7 @@ def test_the_operator_passes_opcheck(name, needed, monkeypatch):
 @every_backend
 def test_gradients_may_be_differentiated_again_and_batched(name, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, name)
-    image, grid = _image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 4, 6))
+    image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 4, 6))
     grid, noise = grid.detach().requires_grad_(), draw_noise(PAPER, (4, 6))
 
     def loss(points):
@@ -313,7 +267,7 @@ def test_gradients_may_be_differentiated_again_and_batched(name, monkeypatch):
 @every_backend
 def test_vmap_takes_any_axis_of_any_argument(name, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, name)
-    image, grid = _image_and_grid(torch.Generator().manual_seed(0), (2, 9, 5, 7, 4, 6))
+    image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 9, 5, 7, 4, 6))
     noise, jacobian = draw_noise(PAPER, (4, 6)), torch.randn(2, 1, 1, 2, 2)
     by_image = torch.stack([draw_noise(PAPER, (4, 6)) for _ in range(2)])
     plain = image, grid, jacobian, noise

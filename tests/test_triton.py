@@ -14,23 +14,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_backends import (
+from backend_cases import (
     PADDING_MODES,
     PAPER,
     WHITENED,
-    _assert_same,
-    _doubled,
-    _image_and_grid,
-    _jacobian,
-    _results,
+    assert_same,
+    doubled,
+    draw_jacobian,
     few,
+    image_and_grid,
     many,
+    run,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lms_geometry import backends, draw_noise, grid_sample_linearized
-from lms_geometry.backends import eager, operator
+from lms_geometry.backends import eager
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -87,20 +87,20 @@ def test_triton_agrees_with_eager(
     align_corners, padding_mode, seed, size, sampling, jacobian, shared, noise_by_image, layout, enough, to_whiten
 ):
     generator = torch.Generator().manual_seed(seed)
-    image, grid = _image_and_grid(generator, size, shared)
+    image, grid = image_and_grid(generator, size, shared)
     if layout == "channels last":
         image = image.contiguous(memory_format=torch.channels_last)
     elif layout == "strided":
         image = image.repeat_interleave(2, -1).repeat_interleave(3, -2)[..., ::3, ::2]
         grid = grid.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
-    pattern = sampling.pattern if to_whiten else "gaussian"
     drawn = replace(sampling, pattern="gaussian") if to_whiten else sampling
     noise = [draw_noise(drawn, size[-2:], generator=generator) for _ in range(size[0] if noise_by_image else 1)]
     arguments = _on_device(
         image,
         grid,
-        _jacobian(generator, size, jacobian),
+        draw_jacobian(generator, size, jacobian),
         torch.stack(noise) if noise_by_image else noise[0],
+        to_whiten and sampling.pattern == "whitened",
         sampling,
         "bilinear",
         padding_mode,
@@ -109,9 +109,9 @@ def test_triton_agrees_with_eager(
     weight = torch.randn(*size[:2], *size[-2:], generator=generator).to(DEVICE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_triton(), "_ENOUGH_PROGRAMS", enough)
-        got = _results("triton", arguments, weight, pattern)
-    expected = _results("eager", arguments, weight, pattern)
-    _assert_same(got, expected, _results("eager", _doubled(arguments), weight.double(), pattern))
+        got = run("triton", arguments, weight)
+    expected = run("eager", arguments, weight)
+    assert_same(got, expected, run("eager", doubled(arguments), weight.double()))
 
 
 @runs_kernels
@@ -121,14 +121,12 @@ def test_any_number_of_samples_and_an_output_of_many_blocks(num_samples, channel
     generator = torch.Generator().manual_seed(0)
     sampling = replace(PAPER, num_samples=num_samples, ridge=0.3)
     size = (1, channels, 20, 30, 13, 17)
-    image, grid = _image_and_grid(generator, size)
+    image, grid = image_and_grid(generator, size)
     noise = draw_noise(sampling, size[-2:], generator=generator)
-    arguments = _on_device(image, grid, None, noise, sampling, "bilinear", "zeros", False)
+    arguments = _on_device(image, grid, None, noise, False, sampling, "bilinear", "zeros", False)
     weight = torch.randn(*size[:2], *size[-2:], generator=generator).to(DEVICE)
-    expected = _results("eager", arguments, weight)
-    _assert_same(
-        _results("triton", arguments, weight), expected, _results("eager", _doubled(arguments), weight.double())
-    )
+    expected = run("eager", arguments, weight)
+    assert_same(run("triton", arguments, weight), expected, run("eager", doubled(arguments), weight.double()))
 
 
 @runs_kernels
@@ -139,13 +137,13 @@ def test_half_precision_is_rounded_once_at_the_end(dtype, channels, intercept):
     generator = torch.Generator().manual_seed(0)
     sampling = replace(PAPER, ridge=0.3, intercept=intercept)
     size = (2, channels, 9, 7, 6, 11)
-    image, grid = _image_and_grid(generator, size)
+    image, grid = image_and_grid(generator, size)
     noise = draw_noise(sampling, size[-2:], generator=generator)
     half, grid, _, noise = _on_device(image.to(dtype), grid, None, noise)
     weight = torch.randn(*size[:2], *size[-2:], generator=generator).to(DEVICE, dtype)
-    rest = (None, noise, sampling, "bilinear", "border", True)
-    got = _results("triton", [half, grid, *rest], weight)
-    expected = _results("eager", [half.float(), grid, *rest], weight.float())
+    rest = (None, noise, False, sampling, "bilinear", "border", True)
+    got = run("triton", [half, grid, *rest], weight)
+    expected = run("eager", [half.float(), grid, *rest], weight.float())
     assert [t.dtype for t in got] == [dtype, torch.float32, dtype, torch.float32]
     for ours, eagers in zip(got, expected, strict=True):
         # Half a unit in the last place would do, but for the interpreter, which cuts bfloat16 off.
@@ -159,13 +157,13 @@ def test_half_precision_is_rounded_once_at_the_end(dtype, channels, intercept):
 def test_points_far_outside_or_nowhere_are_as_eager_has_them(sampling, padding_mode):
     generator = torch.Generator().manual_seed(0)
     size = (7, 3, 7, 9, 5, 11)
-    image, grid = _image_and_grid(generator, size)
+    image, grid = image_and_grid(generator, size)
     for b, bad in enumerate((torch.nan, torch.inf, -torch.inf, 1e30, -1e30, -2e5, 1e4)):
         grid[b, 2, 3, 0] = grid[b, 2, 7, 1] = grid[b, 4, 10, 0] = grid[b, 4, 10, 1] = bad
     noise = draw_noise(sampling, (5, 11), generator=generator)
-    arguments = _on_device(image, grid, None, noise, sampling, "bilinear", padding_mode, False)
+    arguments = _on_device(image, grid, None, noise, False, sampling, "bilinear", padding_mode, False)
     weight = torch.randn(7, 3, 5, 11, generator=generator).to(DEVICE)
-    got, expected = _results("triton", arguments, weight), _results("eager", arguments, weight)
+    got, expected = run("triton", arguments, weight), run("eager", arguments, weight)
     assert all(t.isfinite().all() for t in got)
     near = (arguments[1].abs() < 100).all(-1)  # far away no digits are left for where in the image that is mirrored to
     for ours, eagers in zip(got[:2], expected[:2], strict=True):
@@ -183,10 +181,10 @@ def test_points_far_outside_or_nowhere_are_as_eager_has_them(sampling, padding_m
 def test_jacobians_of_low_rank_huge_or_no_number_are_as_eager_has_them(jitter):
     rows = ((0, 0, 1, 2), (1, 2, 0, 0), (1, 2, 2, 4), (0, 0, 0, 0), (1e6, 0, 0, 1), (torch.nan, 1, torch.inf, 1))
     jacobian = torch.tensor(rows, device=DEVICE).reshape(1, 1, 6, 2, 2)
-    image, grid = (t.to(DEVICE) for t in _image_and_grid(torch.Generator().manual_seed(0), (1, 3, 9, 7, 5, 6)))
+    image, grid = (t.to(DEVICE) for t in image_and_grid(torch.Generator().manual_seed(0), (1, 3, 9, 7, 5, 6)))
     sampling = replace(PAPER, jitter=jitter, ridge=0.3)
     noise = draw_noise(sampling, (5, 6)).to(DEVICE)
-    arguments = image, grid, jacobian, noise, sampling, "bilinear", "zeros", False
+    arguments = image, grid, jacobian, noise, False, sampling, "bilinear", "zeros", False
     for ours, eagers in zip(_triton().sample(*arguments), eager.sample(*arguments), strict=True):
         torch.testing.assert_close(ours, eagers, rtol=1e-5, atol=1e-5)
 
@@ -199,7 +197,7 @@ def test_what_a_masked_sample_would_read_does_not_matter():
     sampling = replace(PAPER, sigma=0.0, ridge=0.3)
     noise = 0.3 * draw_noise(sampling, (4, 5)).to(DEVICE)
     noise[4:, ..., 0] = -50  # outside, beside the first columns
-    arguments = grid, None, noise, sampling, "bilinear", "border", False
+    arguments = grid, None, noise, False, sampling, "bilinear", "border", False
     expected = eager.sample(image.nan_to_num(0.0), *arguments)
     for ours, eagers in zip(_triton().sample(image, *arguments), expected, strict=True):
         torch.testing.assert_close(ours, eagers, rtol=1e-5, atol=1e-5)
@@ -207,12 +205,12 @@ def test_what_a_masked_sample_would_read_does_not_matter():
 
 @runs_kernels
 def test_without_intercept_it_reads_what_grid_sample_reads_to_the_last_bit():
-    image, grid = _image_and_grid(torch.Generator().manual_seed(0), (2, 3, 9, 7, 6, 11))
+    image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 3, 9, 7, 6, 11))
     image, grid, sampling = image.to(DEVICE), grid.to(DEVICE), replace(PAPER, intercept=False)
     noise = draw_noise(sampling, (6, 11)).to(DEVICE)
     for precision in (torch.float32, torch.float16):
         part = image.to(precision)
-        value, _ = _triton().sample(part, grid, None, noise, sampling, "bilinear", "reflection", True)
+        value, _ = _triton().sample(part, grid, None, noise, False, sampling, "bilinear", "reflection", True)
         expected = F.grid_sample(part.float(), grid, padding_mode="reflection", align_corners=True)
         assert torch.equal(value, expected.to(precision))
 
@@ -227,7 +225,7 @@ def test_the_grids_gradient_repeats_to_the_last_bit():
 
 @runs_kernels
 def test_where_deterministic_algorithms_are_asked_for_torch_has_the_say_on_the_images_gradient():
-    image, grid = (t.to(DEVICE) for t in _image_and_grid(torch.Generator().manual_seed(0), (2, 3, 9, 7, 6, 11)))
+    image, grid = (t.to(DEVICE) for t in image_and_grid(torch.Generator().manual_seed(0), (2, 3, 9, 7, 6, 11)))
     arguments = torch.rand(2, 3, 6, 11, device=DEVICE), image, grid, "bilinear", "zeros", False
     torch.use_deterministic_algorithms(True)
     try:
@@ -254,13 +252,13 @@ def test_an_empty_batch_gives_an_empty_result(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operator_passes_opcheck(dtype, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "triton")
-    image, grid = _image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 2, 3))
+    image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 2, 3))
     image, grid = image.to(DEVICE, dtype).requires_grad_(), grid.to(DEVICE).requires_grad_()
     noise = draw_noise(PAPER, (2, 3)).to(DEVICE)
-    knobs = 1.0, 1.0, 1e-3, True, True, "gaussian", "bilinear", "zeros", False
-    torch.library.opcheck(operator.linearized_sample, (image, grid, None, noise, *knobs))
-    gradient = torch.rand(2, 3, 2, 3, device=DEVICE, dtype=dtype)
     ops = torch.ops.lms_geometry
+    knobs = False, 1.0, 1.0, 1e-3, True, True, "bilinear", "zeros", False
+    torch.library.opcheck(ops.linearized_sample, (image, grid, None, noise, *knobs))
+    gradient = torch.rand(2, 3, 2, 3, device=DEVICE, dtype=dtype)
     torch.library.opcheck(ops.grid_gradient, (gradient, torch.rand(2, 3, 2, 3, 2, device=DEVICE)))
     torch.library.opcheck(ops.image_gradient, (gradient, image.detach(), grid.detach(), "bilinear", "zeros", False))
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.backends import eager
-from lms_geometry.backends.batches import image_stride, unexpanded
+from lms_geometry.backends.batches import compact, image_stride, unexpanded
 from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import LinearizedSampling
 
@@ -51,6 +51,7 @@ def sample(
     grid: Tensor,
     jacobian: Tensor | None,
     noise: Tensor,
+    whiten: bool,
     sampling: LinearizedSampling,
     mode: str,
     padding_mode: str,
@@ -71,13 +72,7 @@ def sample(
         input.is_contiguous(memory_format=torch.channels_last) or reads > input.shape[0] * height * width
     )
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    grid = unexpanded(grid).contiguous()
-    noise = unexpanded(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
-    next_pixel = 0
-    if jacobian is not None:
-        if jacobian.shape[1:3] != (1, 1):
-            jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 4
-        jacobian = unexpanded(jacobian).contiguous()
+    grid, jacobian, noise, next_pixel = compact(grid, jacobian, noise)
     threads = _threads(reads * channels)
     job = _SampleJob(
         input.data_ptr(),
@@ -90,7 +85,7 @@ def sample(
         image_stride(grid),
         0 if jacobian is None else image_stride(jacobian),
         image_stride(noise),
-        next_pixel,
+        4 * next_pixel,
         batch,
         channels,
         height,
@@ -101,7 +96,7 @@ def sample(
         sampling.sigma,
         sampling.jitter,
         sampling.ridge,
-        sampling.pattern == "whitened",
+        whiten,
         sampling.intercept,
         sampling.mask_out_of_bounds,
         PADDING_MODES.index(padding_mode),

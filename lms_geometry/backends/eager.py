@@ -8,7 +8,7 @@ from lms_geometry.checks import MODES, PADDING_MODES
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.footprint import finite_difference_jacobian, footprint, place
 from lms_geometry.least_squares import count_and_mean, solve_slope
-from lms_geometry.noise import whiten
+from lms_geometry.noise import whitened
 
 # Half widths of the image. A point beyond, infinite or nowhere (NaN) is moved here, outside: the bilinear kernel casts
 # coordinates to integers, and what it does with such is undefined (pytorch issue 24823).
@@ -30,6 +30,7 @@ def sample(
     grid: Tensor,
     jacobian: Tensor | None,
     noise: Tensor,
+    whiten: bool,
     sampling: LinearizedSampling,
     mode: str,
     padding_mode: str,
@@ -43,7 +44,8 @@ def sample(
         jacobian: source pixels an output pixel, :math:`(B, h, w, 2, 2)` or of length 1 along the first three; finite
             differences of the grid if ``None``.
         noise: the draws, :math:`(K - 1, h, w, 2)` or :math:`(B, K - 1, h, w, 2)`.
-        sampling: settings of the method. Its pattern says whether the draws are still to be whitened.
+        whiten: whether the draws are still to be whitened.
+        sampling: settings of the method.
         mode, padding_mode, align_corners: how ``F.grid_sample`` reads the image.
 
     Returns:
@@ -57,8 +59,8 @@ def sample(
         jacobian = finite_difference_jacobian(_in_pixels(grid, size, align_corners))
     else:
         jacobian = jacobian.movedim((-2, -1), (0, 1))
-    if sampling.pattern == "whitened":
-        noise = whiten(noise.movedim(-4, 0)).movedim(0, -4)
+    if whiten:
+        noise = whitened(noise.movedim(-4, 0)).movedim(0, -4)
     noise = noise.movedim(-1, 0)
     slope, intercept = fit(
         input,

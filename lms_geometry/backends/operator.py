@@ -14,26 +14,54 @@ from torch import Tensor
 
 from lms_geometry import backends
 from lms_geometry.backends import eager
-from lms_geometry.config import LinearizedSampling, Pattern
+from lms_geometry.config import LinearizedSampling
 
 _Setting = float | bool | str
 _Untyped = Any  # what autograd and vmap hand over
 
 _library = torch.library.Library("lms_geometry", "DEF")
 _library.define(
-    "linearized_sample(Tensor input, Tensor grid, Tensor? jacobian, Tensor noise, float sigma, float jitter, "
-    "float ridge, bool intercept, bool mask_out_of_bounds, str pattern, str mode, str padding_mode, "
-    "bool align_corners) "
-    "-> (Tensor value, Tensor slope)"
+    "linearized_sample(Tensor input, Tensor grid, Tensor? jacobian, Tensor noise, bool whiten, float sigma, "
+    "float jitter, float ridge, bool intercept, bool mask_out_of_bounds, str mode, str padding_mode, "
+    "bool align_corners) -> (Tensor value, Tensor slope)"
 )
 _library.define("grid_gradient(Tensor gradient, Tensor slope) -> Tensor")
 _library.define(
     "image_gradient(Tensor gradient, Tensor input, Tensor grid, str mode, str padding_mode, bool align_corners) "
     "-> Tensor"
 )
-linearized_sample = torch.ops.lms_geometry.linearized_sample.default
+_linearized_sample = torch.ops.lms_geometry.linearized_sample.default
 _grid_gradient = torch.ops.lms_geometry.grid_gradient.default
 _image_gradient = torch.ops.lms_geometry.image_gradient.default
+
+
+def linearized_sample(
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor | None,
+    noise: Tensor,
+    whiten: bool,
+    sampling: LinearizedSampling,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`lms_geometry.backends.eager.sample`, by the backend that serves, and differentiable."""
+    return _linearized_sample(
+        input,
+        grid,
+        jacobian,
+        noise,
+        whiten,
+        sampling.sigma,
+        sampling.jitter,
+        sampling.ridge,
+        sampling.intercept,
+        sampling.mask_out_of_bounds,
+        mode,
+        padding_mode,
+        align_corners,
+    )
 
 
 def _sample(
@@ -41,19 +69,19 @@ def _sample(
     grid: Tensor,
     jacobian: Tensor | None,
     noise: Tensor,
+    whiten: bool,
     sigma: float,
     jitter: float,
     ridge: float,
     intercept: bool,
     mask_out_of_bounds: bool,
-    pattern: Pattern,
     mode: str,
     padding_mode: str,
     align_corners: bool,
 ) -> tuple[Tensor, Tensor]:
-    sampling = LinearizedSampling(noise.shape[-4] + 1, sigma, jitter, ridge, intercept, mask_out_of_bounds, pattern)
+    sampling = LinearizedSampling(noise.shape[-4] + 1, sigma, jitter, ridge, intercept, mask_out_of_bounds)
     backend, image = _choose(input, mode, grid.dtype)
-    value, slope = backend.sample(image, grid, jacobian, noise, sampling, mode, padding_mode, align_corners)
+    value, slope = backend.sample(image, grid, jacobian, noise, whiten, sampling, mode, padding_mode, align_corners)
     return value.to(input.dtype), slope
 
 
@@ -111,7 +139,7 @@ def _with_autograd(input: Tensor, grid: Tensor, *others: Tensor | _Setting | Non
 
 def _below_autograd(*arguments: Tensor | _Setting | None) -> tuple[Tensor, Tensor]:
     with torch._C._AutoDispatchBelowAutograd():
-        return linearized_sample(*arguments)
+        return _linearized_sample(*arguments)
 
 
 def _fake_sample(input: Tensor, grid: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -140,7 +168,7 @@ def _map_sample(
     sizes, noise_dim = (info.batch_size, input.shape[int(dims[0] == 0)]), dims[3]
     if noise_dim is not None and noise.ndim == 5:
         noise, noise_dim = noise.movedim(noise_dim, 0).unsqueeze(1), 0
-    results = linearized_sample(
+    results = _linearized_sample(
         _folded(input, dims[0], sizes),
         _folded(grid, dims[1], sizes),
         None if jacobian is None else _folded(jacobian, dims[2], sizes),

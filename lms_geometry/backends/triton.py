@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lms_geometry.backends import _triton_kernels as kernels
 from lms_geometry.backends import eager
-from lms_geometry.backends.batches import image_stride, unexpanded
+from lms_geometry.backends.batches import compact, image_stride, unexpanded
 from lms_geometry.config import LinearizedSampling
 
 _DEVICES = ("cuda", "xpu")  # AMD's GPUs are "cuda" too
@@ -50,6 +50,7 @@ def sample(
     grid: Tensor,
     jacobian: Tensor | None,
     noise: Tensor,
+    whiten: bool,
     sampling: LinearizedSampling,
     mode: str,
     padding_mode: str,
@@ -75,13 +76,7 @@ def sample(
     pixels = max(1, min(128, (1024 if at_once <= 4 else 2048 // at_once) // samples))
     blocks = batch * triton.cdiv(h * w, pixels)
     programs, group = _deal(channels, at_once, blocks)
-    grid = unexpanded(grid).contiguous()
-    noise = unexpanded(noise).contiguous() if noise.ndim == 5 else noise.contiguous().unsqueeze(0)
-    next_pixel = 0
-    if jacobian is not None:
-        if jacobian.shape[1:3] != (1, 1):
-            jacobian, next_pixel = jacobian.expand(-1, h, w, 2, 2), 1
-        jacobian = unexpanded(jacobian).contiguous()
+    grid, jacobian, noise, next_pixel = compact(grid, jacobian, noise)
     with _device_of(input):
         kernels.sample[blocks, programs](
             input,
@@ -108,7 +103,7 @@ def sample(
             float(sampling.jitter),
             float(sampling.ridge),
             K=sampling.num_samples,
-            WHITEN=sampling.pattern == "whitened",
+            WHITEN=whiten,
             INTERCEPT=sampling.intercept,
             MASK=sampling.mask_out_of_bounds,
             PADDING=padding_mode,

@@ -1,0 +1,74 @@
+"""What the tests of every backend share: cases drawn by hypothesis, and a backend's results beside those of eager."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+
+from lms_geometry import LinearizedSampling, backends
+from lms_geometry.backends import operator
+
+PAPER = LinearizedSampling()
+WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+PADDING_MODES = ("zeros", "border", "reflection")
+
+# With the default ridge of 1e-3 a fit to fewer samples than unknowns keeps three digits of float32's seven. So where
+# samples may be few, the ridge is larger.
+many = st.builds(
+    LinearizedSampling,
+    num_samples=st.integers(4, 12),
+    sigma=st.sampled_from([0.0, 1.0, 3.0]),
+    jitter=st.sampled_from([0.5, 1.0]),
+    ridge=st.sampled_from([1e-3, 0.3]),
+    intercept=st.booleans(),
+    mask_out_of_bounds=st.just(False),
+    pattern=st.just("whitened"),
+)
+few = st.builds(
+    LinearizedSampling,
+    num_samples=st.integers(4, 12),
+    sigma=st.sampled_from([0.0, 1.0, 3.0]),
+    jitter=st.sampled_from([0.5, 1.0]),
+    ridge=st.sampled_from([0.3, 3.0]),
+    intercept=st.booleans(),
+    mask_out_of_bounds=st.booleans(),
+    pattern=st.sampled_from(["gaussian", "whitened"]),
+)
+sizes = st.tuples(*(st.integers(low, high) for low, high in ((1, 5), (1, 19), (2, 13), (2, 13), (1, 11), (1, 13))))
+
+
+def image_and_grid(generator, size, shared=None):
+    B, C, H, W, h, w = size
+    image = torch.rand(1 if shared == "image" else B, C, H, W, generator=generator)
+    theta = 0.9 * torch.eye(2, 3) + 0.3 * torch.randn(1 if shared == "grid" else B, 2, 3, generator=generator)
+    grid = F.affine_grid(theta, [len(theta), C, h, w], align_corners=False)
+    grid = grid + 0.05 * torch.randn(grid.shape, generator=generator)
+    return image.expand(B, -1, -1, -1), grid.expand(B, -1, -1, -1)
+
+
+def draw_jacobian(generator, size, kind):
+    B, _, _, _, h, w = size
+    shapes = {"pixel": (B, h, w), "image": (B, 1, 1), "one": (1, 1, 1), "row": (B, h, 1)}
+    return None if kind is None else torch.randn(*shapes[kind], 2, 2, generator=generator)
+
+
+def run(backend, arguments, weight):
+    """Value, slope, and the gradients for image and grid."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(backends.VARIABLE, backend)
+        image, grid, *rest = arguments
+        image, grid = (t.detach().requires_grad_() for t in (image, grid))
+        value, slope = operator.linearized_sample(image, grid, *rest)
+        return value.detach(), slope, *torch.autograd.grad(value, (image, grid), weight)
+
+
+def doubled(arguments):
+    return [t.double() if isinstance(t, torch.Tensor) else t for t in arguments]
+
+
+def assert_same(got, expected, exact):
+    """To 1e-5 of the largest number, or of 1, and to what float32 costs eager."""
+    for ours, eagers, true in zip(got, expected, exact, strict=True):
+        allowed = 1e-5 * eagers.abs().max().clamp_min(1) + 8 * (eagers - true).abs().max()
+        assert ours.isfinite().all()
+        assert (ours - eagers).abs().max() <= allowed
