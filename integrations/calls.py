@@ -31,7 +31,7 @@ def arguments(
     return (_by_name if func is F.grid_sample else _by_number)(*args, **kwargs)
 
 
-def unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
+def unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str, jacobian: Tensor | None) -> str:
     """Why a call cannot be swapped, if so. A call that torch would refuse is left for torch to refuse."""
     if input.dim() == 5:
         return "5-D, a volume"
@@ -41,6 +41,8 @@ def unfit(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> str:
     same_dtype = input.dtype == grid.dtype or is_autocast(input.device)
     if not (valid and same_dtype and min(input.shape[1:]) > 0 and padding_mode in PADDING_MODES):
         return "not a valid call"
+    if jacobian is None and min(grid.shape[1:3]) == 1:
+        return "a row of points, which does not tell the footprint of its samples"
     return "" if carries_gradient(grid) else NO_GRADIENT
 
 

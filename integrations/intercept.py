@@ -39,16 +39,20 @@ def linearize(
     wherever the module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a ``with``
     block.
 
-    Swapped are bilinear calls on images (4-D) whose grid carries a gradient. All else runs as it is, bit for bit, and
-    is listed in :meth:`Patch.report` with the reason.
+    Swapped are bilinear calls on images (4-D) whose grid carries a gradient and is two or more points high and wide.
+    All else runs as it is, bit for bit, and is listed in :meth:`Patch.report` with the reason.
 
     Convention:
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
           ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
-          site or function is anywhere on the way to it; of a site or function, the way within a compiled graph or a
-          checkpoint. ``exclude`` wins over ``include``
-        - under ``no_grad`` no grid carries a gradient, and only calls that ``include`` names are swapped: with the
-          intercept their values are not the plain sampler's, and a model is to be evaluated on what it was trained on
+          site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a site or
+          function matches only if it lies within the compiled or checkpointed part. ``exclude`` wins over ``include``
+        - calls that ``include`` names are swapped whether or not their grid carries a gradient: with the intercept
+          their values are not the plain sampler's, and a model is to be evaluated, under ``no_grad``, on what it was
+          trained on
+        - the footprint of a sample comes from the neighbours in the grid. A grid one point high or wide has none along
+          that axis, and is left. A list of points folded into a grid, as in deformable attention, cannot be told from
+          an image: exclude it
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
@@ -59,17 +63,18 @@ def linearize(
           to itself there, as in every subclass: use a block
         - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
           its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
-          function, and all in a block, are left. Reentrant checkpointing runs its first pass without gradients, so with
-          plain values; or, where ``include`` names the call and there is a ``seed``, with other noise than the second
+          function, and all in a block, are left. Reentrant checkpointing computes its first pass without gradients,
+          hence with plain values. If ``include`` names the call and a ``seed`` is set, it is linearized there too, but
+          with other noise than in the second pass
 
     Args:
         target: the module, or ``None`` for a block.
         sampling: settings of the method; the paper's if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
-        seed: seed of the noise, which is then the same run after run and leaves torch's global generator alone, but
-            under saved-tensor hooks, such as those of checkpointing: they cost it one draw a call. If ``None``, noise
-            comes from the global generator; compiled graphs need that.
+        seed: seed of the noise. It is then the same in every run, and torch's global generator is left alone, except
+            under saved-tensor hooks, such as checkpointing's, where each call takes one number from it. A call with a
+            seed breaks a compiled graph. If ``None``, noise comes from the global generator.
 
     Returns:
         The :class:`Patch`.
@@ -120,6 +125,7 @@ class Patch:
         self._judge = lambda *call: self._decide(*call)
         self._judge._dynamo_marked_constant = True  # type: ignore[attr-defined]
         self._passed_by = False
+        self._entered = target is not None
         self._removed = ""
         if target is not None:
             self._take_the_place_of_another(target)
@@ -134,7 +140,7 @@ class Patch:
         if self._table.rows:
             lines.insert(0, str(self._table))
         elif not self._passed_by:
-            lines.append(_NOTHING_SEEN)
+            lines.append(_NOTHING_SEEN if self._entered else _NOT_ENTERED)
         lines += [f"pattern {pattern!r} matched no call" for pattern in self._unmatched()]
         lines += report.unreachable(self._target)
         return "\n".join(lines)
@@ -162,6 +168,7 @@ class Patch:
             block = sys._getframe(1)
             while block.f_code.co_filename == contextlib.__file__ and block.f_back:  # ExitStack.enter_context()
                 block = block.f_back
+            self._entered = True
             self._thread.blocks.append(block)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -190,6 +197,7 @@ class Patch:
         input, grid, mode, padding_mode, align_corners = calls.arguments(func, args, kwargs)
         if not (isinstance(input, Tensor) and isinstance(grid, Tensor)):  # a proxy of torch.fx, or a mistake
             return func(*args, **kwargs)
+        jacobian = self.jacobian(input, grid, bool(align_corners))
         compiling = torch.compiler.is_compiling()
         outcome = self._judge(  # type: ignore[no-untyped-call]
             self._include,
@@ -197,8 +205,7 @@ class Patch:
             self.sampling.intercept,
             compiling,
             "compiled" if compiling else f"{tuple(input.shape)}, {tuple(grid.shape)}",
-            calls.unfit(input, grid, mode, padding_mode),
-            torch.is_grad_enabled(),
+            calls.unfit(input, grid, mode, padding_mode, jacobian),
             tuple(self._thread.running),
         )
         if outcome != "swapped":
@@ -210,7 +217,7 @@ class Patch:
             padding_mode,
             align_corners,
             sampling=self.sampling,
-            jacobian=self.jacobian(input, grid, bool(align_corners)),
+            jacobian=jacobian,
             noise=self._draw(self.sampling, grid),
         ).contiguous()
 
@@ -257,12 +264,12 @@ class Patch:
         compiling: bool,
         shapes: str,
         unfit: str,
-        grad_enabled: bool,
         running: Sequence[tuple[str, bool]],
     ) -> str:
         """What to do with a call, by where it comes from and what is known of it; counts it."""
         block = self._thread.blocks[-1] if self._thread.blocks else None
-        stack = report.traced_call_stack() if compiling else report.call_stack(block, self)
+        traced = report.traced_call_stack() if compiling else []
+        stack = traced or report.call_stack(block, self)  # export may trace without a tracer's stack
         if stack is None or (stack and stack[0].path.startswith(report.LIBRARY)):
             return "not for a patch"
         modules = [name for name, _ in running if name]
@@ -270,8 +277,8 @@ class Patch:
         excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
         self._matched.update(included, excluded)
         outcome = "swapped"
-        if unfit == calls.NO_GRADIENT and included and intercept and not grad_enabled:
-            unfit = ""  # it is evaluated on such values as it was trained on
+        if unfit == calls.NO_GRADIENT and included and intercept:
+            unfit = ""  # a model is evaluated on such values as it was trained on
         if report.in_checkpoint(block, self):
             outcome = "left: inside checkpoint(), which would run it again without this patch"
         elif unfit:
@@ -309,6 +316,7 @@ _NOTHING_SEEN = (
     "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
     "replace(module, 'name', adapter)"
 )
+_NOT_ENTERED = "no call was seen, since the block was never entered: write `with linearize() as patch:`"
 _PASSED_BY = (
     "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
     "same values"

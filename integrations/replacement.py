@@ -2,15 +2,18 @@
 
 import difflib
 import inspect
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Self
 
 from torch import nn
 
+_HERE = str(Path(__file__).parent) + os.sep
 _ABSENT = object()
 _LOCK = threading.Lock()
 
@@ -19,8 +22,8 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
     """Replace ``owner.name`` by ``adapter``, until ``remove()`` or to the end of a ``with`` block.
 
     For samplers that :func:`linearize` cannot see: bilinear code of one's own, TorchScript, a compiled extension. The
-    adapter takes what the replaced function was called with: a method's takes ``self``, a classmethod's no class. It
-    holds in all threads.
+    adapter takes what the replaced function was called with: on a class, a method's takes ``self`` and a classmethod's
+    no class; on an object, neither. It holds in all threads.
 
     Args:
         owner: a Python module, class or object, the one through which the sampler is called:
@@ -137,18 +140,22 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
         for used in adapter.__code__.co_names
     }
     modules = {id(module): (module_name, module) for module_name, module in reversed(sys.modules.items())}
-    bound = [
-        f"{module_name}.{name}"
-        for module_name, module in modules.values()
-        for name, value in list(getattr(module, "__dict__", {}).items())
-        if id(value) in originals and (id(module), name) not in known and (module_name, name) not in called
-    ]
-    if bound:
-        warnings.warn(
-            f"{', '.join(bound)} held the same as {', '.join(f'{_describe(o)}.{n}' for o, n, _ in replaced)} and was "
-            "not replaced: replace it too if it is called by that name",
-            stacklevel=4,
-        )
+    for module_name, module in modules.values():
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in originals and (id(module), name) not in known and (module_name, name) not in called:
+                warnings.warn(
+                    f"{module_name}.{name} held the same as {', '.join(f'{_describe(o)}.{n}' for o, n, _ in replaced)} "
+                    "and was not replaced: replace it too if it is called by that name",
+                    stacklevel=_level_of_the_user(),
+                )
+
+
+def _level_of_the_user() -> int:
+    """How many frames above the caller is the first outside of this package, as ``warnings.warn`` counts."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _is_code(value: object) -> bool:

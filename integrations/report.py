@@ -162,9 +162,10 @@ def unreachable(target: nn.Module | None) -> Iterator[str]:
                 yield f"cannot be seen: submodule {name!r} is TorchScript; use the Python module it was made from"
                 scripted = name + "."
         elif "forward" in vars(module) and not type(module).__module__.startswith("torch."):
+            what = f"submodule {name!r}" if name else "the module"
             yield (
-                f"may not be seen when called on its own: submodule {name!r} has a forward of its own set on it; "
-                "linearize() before that is set"
+                f"may not be seen when called on its own: {what} has a forward of its own set on it; linearize() "
+                "before that is set, or use a block"
             )
     for module_name, python_module in sorted(sys.modules.items()):
         if module_name.partition(".")[0] not in ("torch", "__mp_main__"):

@@ -11,6 +11,7 @@ While a patch of :func:`linearize_roi_align` is on, these names hold a replaceme
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
@@ -85,7 +86,12 @@ class RoIAlignPatch(Replacement):
             if hasattr(module := _module(module_name), name)
         }
         if not bound:
-            raise ModuleNotFoundError("none of torchvision, detectron2 and mmcv, whose roi_align is replaced, imports")
+            raise ModuleNotFoundError(
+                "none of the packages whose roi_align is replaced can be imported: "
+                + "; ".join(
+                    f"{name}: {_import_error(name)}" for name in ("torchvision.ops", "detectron2.layers", "mmcv.ops")
+                )
+            )
         with warnings.catch_warnings():
             # Mask R-CNN crops its ground-truth masks through a name of its own: labels, which stay as they are.
             warnings.filterwarnings("ignore", r"torchvision\.models\.detection\.roi_heads\.roi_align \w")
@@ -161,7 +167,13 @@ _BINDINGS = (
 
 def _module(name: str) -> ModuleType | None:
     """The module of that name, imported now: what a package binds while the patch is on, it would keep."""
+    return None if _import_error(name) else sys.modules[name]
+
+
+def _import_error(name: str) -> Exception | None:
+    """Why a module cannot be imported: not installed, or broken, so that nobody uses it."""
     try:
-        return import_module(name)
-    except Exception:  # not installed, or broken: then nobody uses it
-        return None
+        import_module(name)
+    except Exception as error:
+        return error
+    return None

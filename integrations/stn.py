@@ -69,7 +69,7 @@ class _StnPatch(Patch):
 
     def jacobian(self, input: Tensor, grid: Tensor, align_corners: bool) -> Tensor | None:
         step, version = getattr(grid, "_lms_step", (None, None))
-        if step is None or version != grid._version:
+        if step is None or version != grid._version or input.dim() != 4:
             return None
         height, width = input.shape[-2:]
         units = [(n - 1) / 2 if align_corners else n / 2 for n in (width, height)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from lms_geometry.integrations.stn import linearize_stn
 from torch import nn
 from two_transformers import EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
@@ -74,10 +75,30 @@ def test_without_grad_mode_what_is_included_has_the_values_it_was_trained_on(con
     assert "swapped" not in patch.report()  # the values are the same
 
 
-def test_data_is_left_alone_where_gradients_are_on_even_if_included():
-    with linearize(include=["two_transformers.py"]) as patch:
-        assert torch.equal(sample(IMAGE, grid_that_learns(False)), sample(IMAGE, grid_that_learns(False)))
-    assert "swapped" not in patch.report()
+def test_what_is_included_is_swapped_in_training_too_where_its_grid_carries_no_gradient():
+    """As the first look of a recurrent transformer, which starts from the identity."""
+    grid = grid_that_learns(False)
+    with linearize(include=["two_transformers.py"], seed=0) as patch:
+        trained_on = sample(IMAGE, grid)
+    with linearize(include=["two_transformers.py"], seed=0), torch.no_grad():
+        assert torch.equal(sample(IMAGE, grid), trained_on)
+    assert "swapped" in patch.report()
+
+
+@pytest.mark.parametrize("size", [(1, 35), (35, 1), (1, 1)])
+def test_a_row_of_points_is_left_alone_but_for_an_adapter_that_knows_its_jacobian(size):
+    def sample_row(theta):
+        grid = F.affine_grid(theta, (2, 3, *size), align_corners=False)
+        return torch.autograd.grad(F.grid_sample(IMAGE, grid, align_corners=False).square().sum(), theta)[0]
+
+    theta = THETA.clone().requires_grad_()
+    want = sample_row(theta)
+    with linearize(sampling=EXACT) as patch:
+        assert torch.equal(sample_row(theta), want)
+    assert "left: a row of points" in patch.report()
+    with linearize_stn(sampling=EXACT) as patch:
+        assert not torch.allclose(sample_row(theta), want, rtol=0.01)
+    assert "swapped" in patch.report()
 
 
 def test_in_eval_without_intercept_the_plain_sampler_runs():

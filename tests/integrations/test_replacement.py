@@ -103,9 +103,10 @@ def test_a_name_bound_elsewhere_is_told(warp, monkeypatch):
     graph.sample_image = warp.sample
     monkeypatch.setitem(sys.modules, "graph", graph)
     original = warp.sample
-    with pytest.warns(UserWarning, match=r"graph\.sample_image held the same as warp\.sample and was not"):
+    with pytest.warns(UserWarning, match=r"graph\.sample_image held the same as warp\.sample and was not") as told:
         replacement = replace(warp, "sample", double)
     assert graph.sample_image is original
+    assert told[0].filename == __file__
     replacement.remove()
 
 

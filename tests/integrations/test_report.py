@@ -42,10 +42,23 @@ def test_a_packed_pyramid_is_left_alone_and_the_adapter_named():
 
 def test_a_forward_set_on_an_instance_is_named():
     model = Model()
-    model.stn.forward = lambda image: image
+    model.stn.forward = model.forward = lambda image: image
     patch = linearize(model)
     assert "may not be seen when called on its own: submodule 'stn' has a forward of its own" in patch.report()
+    assert (
+        "the module has a forward of its own set on it; linearize() before that is set, or use a block"
+        in patch.report()
+    )
     patch.remove()
+
+
+def test_a_block_that_was_never_entered_says_so():
+    patch = linearize()
+    sample(IMAGE, grid_that_learns())
+    assert "never entered: write `with linearize() as patch:`" in patch.report()
+    with patch:
+        pass
+    assert "Was the code run?" in patch.report()
 
 
 def test_bad_input_is_told_what_to_do_instead():

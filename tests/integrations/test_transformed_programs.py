@@ -188,6 +188,16 @@ def test_a_traced_or_exported_graph_is_swapped():
                 torch.testing.assert_close(got, stn(IMAGE))
 
 
+def test_sites_and_functions_are_known_where_a_patched_model_is_exported():
+    stn = STN()
+    with linearize(stn, sampling=EXACT, exclude=["sample()"]) as patch:
+        torch.export.export(stn, (IMAGE,), strict=False)
+    assert "sample() compiled left: excluded by 'sample()'" in " ".join(patch.report().split())
+    with linearize(stn, sampling=EXACT, include=["two_transformers.py"]) as patch:
+        torch.export.export(stn, (IMAGE,), strict=False)
+    assert "swapped" in patch.report()
+
+
 def test_a_training_loop_compiles_a_patched_model_once():
     model = Model()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
