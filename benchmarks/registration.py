@@ -30,6 +30,7 @@ from benchmarks.problems import SCALES, corner_errors, draw_parameters, make_tar
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from lms_geometry import gauss_newton, register
+from lms_geometry.gauss_newton import Stage
 
 FOUND = 0.02
 _NEAR = 0.3
@@ -57,7 +58,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Gauss-Newton, 8 starts": ({"starts": 8}, {}),
     "Gauss-Newton, no start dropped until half of the steps": (
         {},
-        {"_SEARCH": ((0.25, 32, 5, 5), (0.5, 64, 1, 6), (0.75, None, 1, 8))},
+        {"_SEARCH": (Stage(0.25, 32, 5, 5), Stage(0.5, 64, 1, 6), Stage(0.75, None, 1, 8))},
     ),
     "Gauss-Newton, source not shrunk to match": ({}, {"_SOURCE_TO_TARGET": 10**6}),
     "Gauss-Newton, overlap only": ({"overlap": True}, {}),
@@ -65,7 +66,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Gauss-Newton, homography": ({"motion": "homography"}, {}),
     "Gauss-Newton, homography, all of it from the start": (
         {"motion": "homography"},
-        {"_SEARCH": ((0.25, 32, 3, 8), (0.5, 64, 1, 8), (0.75, None, 1, 8))},
+        {"_SEARCH": (Stage(0.25, 32, 3, 8), Stage(0.5, 64, 1, 8), Stage(0.75, None, 1, 8))},
     ),
     "Gauss-Newton, 30 steps": ({"steps": 30}, {}),
     "Gauss-Newton, 100 steps": ({"steps": 100}, {}),

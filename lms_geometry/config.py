@@ -7,7 +7,7 @@ from typing import Literal, get_args
 Pattern = Literal["gaussian", "whitened"]
 
 # Beyond, the cube of a footprint over the square of the ridge leaves float32.
-_SMALLEST_RIDGE, _WIDEST = 1e-9, 100
+_SMALLEST_RIDGE, WIDEST = 1e-9, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class LinearizedSampling:
         if self.ridge < _SMALLEST_RIDGE:
             raise ValueError(f"ridge must be at least {_SMALLEST_RIDGE}, got {self.ridge}")
         for name in ("sigma", "jitter"):
-            if getattr(self, name) > _WIDEST:
-                raise ValueError(f"{name} must be at most {_WIDEST}, got {getattr(self, name)}")
+            if getattr(self, name) > WIDEST:
+                raise ValueError(f"{name} must be at most {WIDEST}, got {getattr(self, name)}")
         if self.sigma == 0 and self.jitter == 0:
             raise ValueError("sigma and jitter must not both be 0: every sample would fall on the centre")
 

@@ -1,9 +1,9 @@
 """Registration by Gauss-Newton steps, damped as by Levenberg and Marquardt.
 
-The slopes of linearized sampling are the derivative of every pixel by its source point. Times the derivative of the
-source point by the motion's few parameters they give the normal equations of a step (Lucas and Kanade 1981, here with
-slopes that see as far as a spread of samples does). Several starts of each image take their steps together; the worst
-are dropped on the way, and an image that has converged leaves the batch.
+The slopes of linearized sampling are the derivative of every pixel with respect to its source point. Times the
+derivative of the source point with respect to the motion's few parameters they give the normal equations of a step
+(Lucas and Kanade 1981, here with slopes that see as far as a spread of samples does). Several starts of each image take
+their steps together; the worst are dropped on the way, and an image that has converged leaves the batch.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,6 @@ from lms_geometry.motions import Motion, motion_derivative, motion_matrix, turne
 from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project
 
-# The search: until which share of the steps, at which longer side of the target, how many starts then go on, and how
-# many of the motion's parameters move: shear and perspective wait, since they can explain a wrong turn away.
-_SEARCH = ((0.25, 32, 3, 5), (0.5, 64, 1, 6), (0.75, None, 1, 8))
 # From this share on the intercept is dropped: the value is the exact bilinear one.
 _EXACT = 0.5
 # The source is at most so many times larger: between samples that are far apart, detail is noise.
@@ -42,11 +39,27 @@ _CONVERGED = 1e-4
 WHOLLY_SEEN = 0.99
 
 
+class Stage(NamedTuple):
+    """A stage of the search: until which share of the steps, at which longer side of the target, and what then goes on.
+
+    ``kept`` starts go on to the next. Only the first ``free`` of the motion's parameters move: shear and perspective
+    wait, since they can explain a wrong turn away.
+    """
+
+    until: float
+    longest: int | None
+    kept: int
+    free: int
+
+
+_SEARCH = (Stage(0.25, 32, 3, 5), Stage(0.5, 64, 1, 6), Stage(0.75, None, 1, 8))
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is to be aligned: ``source``, ``(B, C, H, W)``, with ``target``, ``(B, C, h, w)``, and how to compare them.
 
-    ``start`` ``(B, 3, 3)`` is normalised, target to source; ``frame`` is the target's size when it was not yet shrunk.
+    ``start`` ``(B, 3, 3)`` is normalised, target to source; ``dsize`` is the target's size when it was not yet shrunk.
     The masks, ``(B, 1, H, W)`` and ``(B, 1, h, w)``, are 1 where an image counts. Without a ``source_mask`` all of the
     target counts, and what lies outside the source is zero.
     """
@@ -54,7 +67,7 @@ class Problem:
     source: Tensor
     target: Tensor
     start: Tensor
-    frame: tuple[int, int]
+    dsize: tuple[int, int]
     motion: Motion
     source_mask: Tensor | None
     target_mask: Tensor
@@ -86,7 +99,7 @@ class Problem:
 
 
 class Descent(NamedTuple):
-    """Parameters before each step and after the last, ``(steps + 1, B, P)``; loss, ``(steps, B)``; ``(B)`` flags."""
+    """Parameters before each step and after the last, ``(steps + 1, B, P)``; losses, ``(steps, B)``; flags, ``(B)``."""
 
     path: Tensor
     loss: Tensor
@@ -120,23 +133,25 @@ def descend(
     path: list[Tensor] = []
     losses: list[Tensor] = []
     step = 0
-    for share, longest, keep, free in _SEARCH:
-        level = problem.shrunk(longest)
-        for step in islice(steps, round(share * count) - len(losses)):
+    for stage in _SEARCH:
+        level = problem.shrunk(stage.longest)
+        for step in islice(steps, round(stage.until * count) - len(losses)):
             settings = _annealed(sampling, anneal, step / count)
             equations = _normal_equations(level, parameters, settings, generator)
             path.append(parameters)
             losses.append(equations.loss)
-            move = _step(equations.matrix[..., :free, :free], equations.gradient[..., :free], _DAMPING)
+            move = _step(
+                equations.matrix[..., : stage.free, : stage.free], equations.gradient[..., : stage.free], _DAMPING
+            )
             parameters = parameters + F.pad(move, (0, parameters.shape[-1] - move.shape[-1]))
-        if parameters.shape[1] > keep:
+        if parameters.shape[1] > stage.kept:
             settings = _annealed(sampling, anneal, step / count)
             loss = _compare(level, parameters, settings, generator).residual.loss
-            best = loss.topk(keep, 1, largest=False, sorted=False).indices
+            best = loss.topk(stage.kept, 1, largest=False, sorted=False).indices
             parameters, *path = (p.gather(1, best[..., None].expand(-1, -1, p.shape[2])) for p in (parameters, *path))
             losses = [loss.gather(1, best) for loss in losses]
     path, losses = [p[:, 0] for p in path], [loss[:, 0] for loss in losses]
-    settings = _annealed(sampling, anneal, _SEARCH[-1][0])
+    settings = _annealed(sampling, anneal, _SEARCH[-1].until)
     more_path, more_losses, converged = _finish(problem, parameters[:, 0], settings, steps, generator)
     return Descent(torch.stack(path + more_path), torch.stack(losses + more_losses), converged)
 
@@ -153,16 +168,16 @@ def _finish(
     trial = parameters = parameters.clone()
     loss, damping = parameters.new_full((batch,), torch.inf), parameters.new_full((batch,), _DAMPING)
     matrix, gradient = parameters.new_zeros(batch, unknowns, unknowns), parameters.new_zeros(batch, unknowns)
-    turn: Tensor | None = None
+    delta: Tensor | None = None
     path, losses = [parameters.clone()], []
     rows, active = torch.arange(batch, device=parameters.device), problem
     for _ in steps:
         if len(rows) > 0:
             now = _normal_equations(
-                active, trial[rows, None], sampling, generator, None if turn is None else turn[rows]
+                active, trial[rows, None], sampling, generator, None if delta is None else delta[rows]
             )
-            if turn is None:
-                turn = now.turn
+            if delta is None:
+                delta = now.delta
             better = now.loss[:, 0] <= loss[rows]
             taken, rest = rows[better], rows[~better]
             parameters[taken], loss[taken] = trial[taken], now.loss[better, 0]
@@ -184,12 +199,12 @@ def _finish(
 
 
 class _Equations(NamedTuple):
-    """Gauss-Newton's matrix ``(B, n, P, P)``, half the loss's gradient ``(B, n, P)``, loss and turn ``(B, n)``."""
+    """Gauss-Newton's matrix ``(B, n, P, P)``, half the loss's gradient ``(B, n, P)``, loss and Huber's ``(B, n)``."""
 
     matrix: Tensor
     gradient: Tensor
     loss: Tensor
-    turn: Tensor | None
+    delta: Tensor | None
 
 
 def _normal_equations(
@@ -197,15 +212,16 @@ def _normal_equations(
     parameters: Tensor,
     sampling: LinearizedSampling | Literal["bilinear"],
     generator: torch.Generator | None,
-    turn: Tensor | None = None,
+    delta: Tensor | None = None,
 ) -> _Equations:
     """The normal equations of ``n`` starts of each image, at parameters ``(B, n, P)``.
 
-    By the chain rule: the residual's derivative by a pixel's source point, times that of the source point by the
-    parameters. The gain and the bias are two more unknowns, which are eliminated: their own equations hold already.
+    By the chain rule: the residual's derivative with respect to a pixel's source point, times that of the source point
+    with respect to the parameters. The gain and the bias are two more unknowns, which are eliminated: their own
+    equations hold already.
     """
     batch, starts, unknowns = parameters.shape
-    comparison = _compare(problem, parameters, sampling, generator, turn)
+    comparison = _compare(problem, parameters, sampling, generator, delta)
     compared, (height, width) = comparison.residual, problem.target.shape[-2:]
     source_point = _source_point_derivative(problem, parameters.flatten(0, 1), comparison)
     by_point = (
@@ -232,7 +248,7 @@ def _normal_equations(
         matrix.view(batch, starts, unknowns, unknowns),
         gradient.view(batch, starts, unknowns),
         compared.loss,
-        compared.turn,
+        compared.delta,
     )
 
 
@@ -255,7 +271,7 @@ def _compare(
     parameters: Tensor,
     sampling: LinearizedSampling | Literal["bilinear"],
     generator: torch.Generator | None,
-    turn: Tensor | None = None,
+    delta: Tensor | None = None,
 ) -> _Comparison:
     """Move the sources and compare them with their targets.
 
@@ -264,7 +280,7 @@ def _compare(
     batch, starts, _ = parameters.shape
     (height, width), size = problem.target.shape[-2:], problem.source.shape[-2:]
     matrix = problem.start.repeat_interleave(starts, 0) @ motion_matrix(
-        problem.motion, parameters.flatten(0, 1), problem.frame
+        problem.motion, parameters.flatten(0, 1), problem.dsize
     )
     usable = matrix.isfinite().all(-1).all(-1)[:, None, None]
     grid, jacobian = project(matrix, usable, (height, width), (size[0], size[1]), align_corners=False)
@@ -301,15 +317,15 @@ def _compare(
     if problem.source_mask is not None:
         inside = F.grid_sample(problem.source_mask, points.detach(), align_corners=False)
         seen = seen * (inside > WHOLLY_SEEN).to(inside).unflatten(2, (starts, height)).transpose(1, 2)
-    compared = residual(moved, problem.target[:, None], seen, wanted, problem.photometric, problem.loss, turn)
+    compared = residual(moved, problem.target[:, None], seen, wanted, problem.photometric, problem.loss, delta)
     return _Comparison(compared, moved, slope, matrix, grid.view(batch * starts, height, width, 2))
 
 
 def _source_point_derivative(problem: Problem, parameters: Tensor, comparison: _Comparison) -> Tensor:
-    """Derivative of the normalised source points by the parameters ``(N, P)``, ``(N, P, 2, h * w)``."""
+    """Derivative ``(N, P, 2, h * w)`` of the normalised source points with respect to the parameters ``(N, P)``."""
     matrix, grid = comparison.matrix, comparison.points
     start = problem.start.repeat_interleave(len(parameters) // len(problem.start), 0)
-    derivative = start[:, None] @ motion_derivative(problem.motion, parameters, problem.frame)
+    derivative = start[:, None] @ motion_derivative(problem.motion, parameters, problem.dsize)
     height, width = grid.shape[1:3]
     pixels = create_meshgrid(height, width, device=grid.device, dtype=grid.dtype, align_corners=False)
     pixels = torch.cat((pixels.reshape(-1, 2).mT, pixels.new_ones(1, height * width)))

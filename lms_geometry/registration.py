@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -10,11 +10,11 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
-from lms_geometry.agreement import Loss, agreement, residual
+from lms_geometry.agreement import Loss, agreement, contrast, residual
 from lms_geometry.annealing import ANNEALED_SHARE, annealed
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
-from lms_geometry.config import LinearizedSampling
+from lms_geometry.config import WIDEST, LinearizedSampling
 from lms_geometry.gauss_newton import WHOLLY_SEEN, Descent, Problem, descend
 from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
 from lms_geometry.projection import pixel_normalisation
@@ -27,6 +27,8 @@ _DEFAULT_ANNEAL: dict[Optimizer, tuple[float, float]] = {"gauss-newton": (4.0, 0
 _DEFAULT_STEPS: dict[Optimizer, int] = {"gauss-newton": 60, "adam": 200}
 _DEFAULT_STARTS = 5
 _MOST_STARTS = 8
+# Beyond, squares and their sums leave float32.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +42,8 @@ class Registration:
             with the target where both are seen, with less weight on pixels that differ much.
         converged: whether the steps became too small to matter before they ran out, shape :math:`(B)`. A wrong answer
             may have converged too. Adam has no such test: all ``False``.
-        loss: the loss before each step, shape :math:`(steps, B)`; in the last quarter of Gauss-Newton's steps, taken
-            back where the loss rises, the lowest so far.
+        loss: the loss before each step, shape :math:`(steps, B)`; in the last quarter of Gauss-Newton's steps, which
+            are taken back where the loss rises, the lowest up to and including the step.
         displacement: how far the target's corners moved over the source in each step, mean of the four, in source
             pixels, shape :math:`(steps, B)`.
         path: the matrix before each step and after the last, shape :math:`(steps + 1, B, 3, 3)`.
@@ -90,6 +92,7 @@ def register(
         - the motion acts on the target's frame, in units of half its longer side, about its centre: a rotation angle, a
           log2 scale an axis, a shear, a translation, two perspective terms; ``"anisotropic"`` is the paper's five
         - what lies outside ``source`` is zero, unless ``overlap`` or ``source_mask`` leaves it out
+        - values are of any unit and may have any offset; without ``overlap`` and masks, 0 is what lies outside
 
     Args:
         source: images to move, shape :math:`(B, C, H, W)`.
@@ -98,7 +101,9 @@ def register(
         motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale an
             axis) | ``"affine"`` | ``"homography"``.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
-            plain resize that lays the whole source on the whole target.
+            plain resize that lays the whole source on the whole target; but where their proportions differ by more
+            than rounding, a translation or similarity starts from a source of the target's area with its proportions
+            kept, centre on centre. A translation keeps the scale it starts from.
         sampling: settings of the sampler. If ``None``, :meth:`LinearizedSampling.alignment`, annealed. To compare with:
             ``"bilinear"`` for plain ``grid_sample``, or, with Adam, a function called like
             :func:`kornia.geometry.homography_warp`, with the source, normalised target-to-source homographies and the
@@ -112,15 +117,15 @@ def register(
         optimizer: ``"gauss-newton"`` | ``"adam"``. If ``None``, the former with the default sampling, the latter with a
             sampling that is given, as in the paper's comparison.
         starts: from how many turns about the target's centre Gauss-Newton starts: the first of 0, 45, -45, 90, -90,
-            135, -135 and 180 degrees. If ``None``, 5, but 1 with an ``init`` or for translations.
+            135, -135 and 180 degrees. If ``None``, 5, but 1 with an ``init``. Translations have one.
         loss: ``"squared"``, or ``"huber"``, on which what is hidden in one image has less pull.
         photometric: whether a gain and a bias of each source are fitted, for images that differ in brightness and
             contrast.
         overlap: whether what lies outside the source is left out of the comparison, as between photos that go on beyond
             their edges. If not, it is zero, which is a cue when the target shows it so.
-        source_mask: 1 where the source counts and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. Implies
-            ``overlap``.
-        target_mask: the same of the target, shape :math:`(B, 1, h, w)`.
+        source_mask: 1 where the source counts and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. A pixel
+            that reads less than 0.99 of it does not count. Implies ``overlap``. What is hidden may have any values.
+        target_mask: the same of the target, shape :math:`(B, 1, h, w)`; what is between 0 and 1 is a weight.
 
     Returns:
         The :class:`Registration`.
@@ -143,18 +148,22 @@ def register(
     default_optimizer: Optimizer = "gauss-newton" if sampling is None else "adam"
     optimizer = default_optimizer if optimizer is None else optimizer
     _check(source, target, motion, init, sampling, anneal, steps, learning_rate)
-    _check_method(optimizer, sampling, starts, loss, source, target, source_mask, target_mask)
+    _check_method(optimizer, sampling, starts, loss, photometric, overlap, source, target, source_mask, target_mask)
     steps = _DEFAULT_STEPS[optimizer] if steps is None else steps
-    if starts is None:
-        starts = 1 if optimizer == "adam" or init is not None or motion == "translation" else _DEFAULT_STARTS
+    if motion == "translation":
+        starts = 1
+    elif starts is None:
+        starts = 1 if optimizer == "adam" or init is not None else _DEFAULT_STARTS
     if sampling is None:
         sampling, anneal = LinearizedSampling.alignment(), anneal or _DEFAULT_ANNEAL[optimizer]
 
     with torch.no_grad(), no_autocast(source.device):
-        problem = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
+        given = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
+        problem = _normalised(given)
         ticks = iter(_steps(steps, progress))
         if optimizer == "adam" or callable(sampling):
-            found = _adam(problem, sampling, anneal, steps, ticks, learning_rate, generator)
+            images = given if callable(sampling) else problem  # a function may read images of its own
+            found = _adam(images, sampling, anneal, steps, ticks, learning_rate, generator)
         else:
             found = descend(problem, sampling, anneal, starts, ticks, steps, generator)
         return _registration(problem, found)
@@ -177,21 +186,64 @@ def _problem(
     source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
     if source.shape[1] != target.shape[1]:
         source, target = (image.mean(1, keepdim=True) for image in (source, target))
-    start = torch.eye(3, dtype=working, device=source.device).expand(batch, 3, 3)
-    if init is not None:
-        start = _frame(source) @ init.detach().to(working).inverse() @ _frame(target).inverse()
-        start = start.expand(batch, 3, 3)
+    if init is None:
+        start = _start(motion, source, target)
+    else:
+        start = _normalisation(source) @ init.detach().to(working).inverse() @ _normalisation(target).inverse()
     if source_mask is None and overlap:
         source_mask = torch.ones_like(source[:, :1])
     if source_mask is not None:
         source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
-        # Samples near a hidden part reach into it: let them find nothing that stands out there.
-        mean = (source * source_mask).sum((2, 3), keepdim=True) / source_mask.sum((2, 3), keepdim=True).clamp_min(1)
-        source = torch.lerp(mean, source, source_mask)
-    target_mask = torch.ones_like(target[:, :1]) if target_mask is None else target_mask.detach().to(working)
-    target_mask = target_mask.expand(batch, -1, -1, -1)
-    frame = target.shape[-2], target.shape[-1]
-    return Problem(source, target, start, frame, motion, source_mask, target_mask, photometric, loss)
+        source = _filled(source, source_mask)
+    if target_mask is not None:
+        target_mask = target_mask.detach().to(working).expand(batch, -1, -1, -1)
+        target = _filled(target, target_mask)
+    else:
+        target_mask = torch.ones_like(target[:, :1])
+    for name, image in (("source", source), ("target", target)):
+        if image.abs().amax() > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {image.abs().amax():g}")
+    dsize = target.shape[-2], target.shape[-1]
+    start = start.expand(batch, 3, 3)
+    return Problem(source, target, start, dsize, motion, source_mask, target_mask, photometric, loss)
+
+
+def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
+    """The plain resize, or, for a motion that cannot undo that, a resize that keeps the source's proportions."""
+    (height, width), (h, w) = source.shape[-2:], target.shape[-2:]
+    start = torch.eye(3, dtype=source.dtype, device=source.device)
+    if motion in ("translation", "similarity") and abs(w * height - h * width) > max(height, width):
+        scale = math.sqrt(height * width / (h * w))
+        start[0, 0], start[1, 1] = w * scale / width, h * scale / height
+    return start
+
+
+def _filled(image: Tensor, mask: Tensor) -> Tensor:
+    """An image with its mean where it is hidden: samples that reach there find nothing that stands out."""
+    return torch.lerp(_mean(image, mask), image, mask)
+
+
+def _mean(image: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each channel where it counts, ``(B, C, 1, 1)``."""
+    return (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True)
+
+
+def _normalised(problem: Problem) -> Problem:
+    """The same problem with images whose offset and, if it is fitted, contrast do not matter.
+
+    Where only the overlap counts, wide samples read zeros outside the source: let its mean be 0, so that they are no
+    edge. Where a gain is fitted, it lies within bounds: let it be about 1.
+    """
+    source, target = problem.source, problem.target
+    seen = torch.ones_like(source[:, :1]) if problem.source_mask is None else problem.source_mask
+    gain = torch.ones_like(source[:, :1, :1, :1])
+    if problem.photometric:
+        wanted = contrast(target[:, None], problem.target_mask[:, None])
+        gain = (wanted.sqrt() / contrast(source[:, None], seen[:, None]).sqrt())[:, 0]
+    mean = torch.zeros_like(source[:, :, :1, :1])
+    if problem.source_mask is not None:
+        mean = _mean(source, seen)
+    return replace(problem, source=gain * (source - mean), target=target - mean)
 
 
 def _adam(
@@ -204,7 +256,7 @@ def _adam(
     generator: torch.Generator | None,
 ) -> Descent:
     """The paper's descent (section 6.4), through the gradient of the warp."""
-    source, target, dsize = problem.source, problem.target, problem.frame
+    source, target, dsize = problem.source, problem.target, problem.dsize
     with torch.enable_grad():
         parameters = source.new_zeros(len(source), len(PARAMETERS[problem.motion]), requires_grad=True)
         optimizer = torch.optim.Adam([parameters], lr=learning_rate)
@@ -237,11 +289,11 @@ def _adam(
 
 def _registration(problem: Problem, found: Descent) -> Registration:
     """Parameters as matrices in pixels, and what they came to."""
-    source, dsize = problem.source, problem.frame
+    source, dsize = problem.source, problem.dsize
     count, batch = found.path.shape[:2]
     motions = motion_matrix(problem.motion, found.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
     normalised = problem.start @ motions
-    from_target = _frame(source).inverse() @ normalised @ _frame(problem.target)
+    from_target = _normalisation(source).inverse() @ normalised @ _normalisation(problem.target)
     to_target = from_target.inverse()
     to_target = to_target / to_target[..., 2:, 2:]
     corners = _corners(dsize, like=source).expand(count, batch, 4, 2)
@@ -254,7 +306,7 @@ def _registration(problem: Problem, found: Descent) -> Registration:
     return Registration(to_target[-1], score, found.converged, found.loss, displacement, to_target)
 
 
-def _frame(image: Tensor) -> Tensor:
+def _normalisation(image: Tensor) -> Tensor:
     """From an image's pixels to its normalised coordinates, ``(1, 3, 3)``."""
     return pixel_normalisation((image.shape[-2], image.shape[-1]), align_corners=False, like=image)
 
@@ -304,6 +356,8 @@ def _check(
         isinstance(anneal, Sequence) and len(anneal) == 2 and all(_is_positive(sigma) for sigma in anneal)
     ):
         raise ValueError(f"anneal must be two positive standard deviations (first, last), got {anneal!r}")
+    if anneal is not None and max(anneal) > WIDEST:
+        raise ValueError(f"anneal must be at most {WIDEST} output pixels, got {anneal!r}")
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ValueError(f"steps must be an int of at least 1, got {steps!r}")
     if not _is_positive(learning_rate):
@@ -331,6 +385,8 @@ def _check_method(
     sampling: LinearizedSampling | Warp | str | None,
     starts: int | None,
     loss: Loss,
+    photometric: bool,
+    overlap: bool,
     source: Tensor,
     target: Tensor,
     source_mask: Tensor | None,
@@ -338,6 +394,9 @@ def _check_method(
 ) -> None:
     check_choice("optimizer", optimizer, get_args(Optimizer))
     check_choice("loss", loss, get_args(Loss))
+    for name, flag in (("photometric", photometric), ("overlap", overlap)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
     if optimizer == "gauss-newton" and callable(sampling):
         raise ValueError('optimizer must be "adam" for a sampling that is a function, got "gauss-newton"')
     if torch.is_inference_mode_enabled() and (optimizer == "adam" or sampling == "bilinear"):
@@ -359,3 +418,6 @@ def _check_method(
             raise ValueError(f"{name} must have batch size 1 or the images' {batch}, got {mask.shape[0]}")
         if not ((mask >= 0) & (mask <= 1)).all():
             raise ValueError(f"{name} must lie between 0 and 1")
+        least = WHOLLY_SEEN if name == "source_mask" else 0
+        if not (mask > least).flatten(1).any(1).all():
+            raise ValueError(f"{name} must be above {least} somewhere in every image")

@@ -106,7 +106,7 @@ def test_what_is_hidden_by_the_masks_counts_with_the_targets_variance():
     found = residual(moved, target, seen, wanted, False, "squared").loss
     squared = (moved - target).square().mean(2)
     torch.testing.assert_close(found[0, 0], squared[0, 0].mean())
-    spread = (target - target.mean()).square().mean()
+    spread = (target - target.mean((3, 4), keepdim=True)).square().mean()
     torch.testing.assert_close(found[0, 1], (squared[0, 1, :, 2:].sum() + 10 * spread) / 30)
 
 
@@ -114,7 +114,7 @@ def test_hubers_loss_is_squared_near_zero_and_linear_far_away():
     target = torch.zeros(1, 1, 1, 1, 3)
     moved = torch.tensor([0.05, 0.2, 0.8]).view(1, 1, 1, 1, 3)
     seen = torch.ones_like(target)
-    found = residual(moved, target, seen, seen, False, "huber", turn=torch.tensor([[0.2]]))
+    found = residual(moved, target, seen, seen, False, "huber", delta=torch.tensor([[0.2]]))
     expected = F.huber_loss(moved, target, delta=0.2, reduction="mean") * 2
     torch.testing.assert_close(found.loss[0, 0], expected)
     torch.testing.assert_close(found.weight.flatten(), torch.tensor([1.0, 1.0, 0.25]))
@@ -130,6 +130,14 @@ def test_the_score_is_that_of_correlation_and_ignores_light_and_a_hidden_patch()
     assert agreement(image, hidden, seen).item() > 0.95
     assert agreement(image, torch.rand(1, 3, 20, 20, generator=generator), seen).item() < 0.3
     assert agreement(image, image, seen * 0).item() == 0
+
+
+def test_a_tint_that_two_images_share_is_no_agreement():
+    generator = torch.Generator().manual_seed(0)
+    tint, seen = torch.tensor([0.9, 0.3, 0.2]).view(1, 3, 1, 1), torch.ones(1, 1, 20, 20)
+    first, second = (tint + 0.1 * torch.randn(1, 1, 20, 20, generator=generator) for _ in range(2))
+    assert agreement(first, second, seen).item() < 0.5
+    assert agreement(first, first, seen).item() > 0.99
 
 
 def test_the_score_and_the_gain_do_not_depend_on_the_units_of_the_images():

@@ -223,6 +223,7 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
         ),
         (lambda: register(A[:, :, :0], D), ValueError, r"source must not be empty, got \(2, 3, 0, 18\)"),
         (lambda: register(A * torch.nan, D), ValueError, "source must be finite"),
+        (lambda: register(A, D * 1e25), ValueError, "target must be at most 1e\\+15 in size, got .*e\\+2"),
         (lambda: register(A, D, "rigid"), ValueError, "motion must be one of .* got 'rigid'"),
         (lambda: register(A, D, sampling="nearest"), TypeError, "sampling must be .* got 'nearest'"),
         (lambda: register(A, D, sampling="bilinear", anneal=(8.0, 1.0)), ValueError, "anneal must be None for"),
@@ -328,8 +329,9 @@ def test_hubers_loss_is_pulled_less_by_a_hidden_patch():
     assert errors["huber"] < errors["squared"] / 2
 
 
+@pytest.mark.parametrize("hidden", [0.7, -9999.0, -3.4e38])
 @pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
-def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer):
+def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer, hidden):
     truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
     source = _scene(SIZE)
     target = warp_perspective(source, truth[None], DSIZE)
@@ -337,7 +339,7 @@ def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer):
     mask[..., :10, :12] = 0
     options = {"target_mask": mask, "optimizer": optimizer, "steps": 60, "photometric": True}
     first = register(source, target, "similarity", generator=torch.Generator().manual_seed(0), **options)
-    spoilt = torch.where(mask > 0, target, torch.tensor(0.7))
+    spoilt = torch.where(mask > 0, target, torch.tensor(hidden))
     second = register(source, spoilt, "similarity", generator=torch.Generator().manual_seed(0), **options)
     torch.testing.assert_close(first.matrix, second.matrix)
     torch.testing.assert_close(first.score, second.score)
@@ -353,6 +355,55 @@ def test_only_the_overlap_of_two_crops_of_one_scene_is_compared():
     assert (found.matrix - truth).abs().max() < 0.05
     without = register(source, target, "translation", generator=torch.Generator().manual_seed(0))
     assert (without.matrix - truth).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
+def test_where_only_the_overlap_counts_an_offset_of_both_images_does_not_matter(optimizer):
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE).double() + 0.4
+    target = warp_perspective(source, truth[None].double(), DSIZE, padding_mode="border")
+    first, second = (
+        register(
+            source + offset,
+            target + offset,
+            "similarity",
+            overlap=True,
+            optimizer=optimizer,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for offset in (0.0, 1000.0)
+    )
+    torch.testing.assert_close(first.matrix, second.matrix, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.score, second.score, rtol=0, atol=0.01)
+
+
+def test_the_units_of_the_images_do_not_matter_nor_a_gain_that_is_fitted():
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    target[..., 6:14, 8:17] = torch.tensor([0.9, 0.1, 0.4])[:, None, None]
+    options = {"loss": "huber", "photometric": True}
+    found = [
+        register(s * source, t * target, "similarity", generator=torch.Generator().manual_seed(0), **options)
+        for s, t in ((1, 1), (1e-3, 1e-3), (255, 0.05))
+    ]
+    assert _corner_error(found[0].matrix, truth, DSIZE).item() < 0.5
+    for other in found[1:]:
+        torch.testing.assert_close(other.matrix, found[0].matrix, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(other.score, found[0].score, rtol=0, atol=1e-3)
+
+
+def test_a_similarity_keeps_the_sources_proportions_where_the_target_has_others():
+    source = _scene((72, 96), 2)
+    truth = torch.tensor([[0.9, 0.05, -10.0], [-0.05, 0.9, 4.0], [0.0, 0.0, 1.0]])
+    target = warp_perspective(source, truth[None], (70, 60))
+    found = register(source, target, "similarity", generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.matrix[0], truth, rtol=0.01, atol=0.1)
+    linear = found.path[0, 0, :2, :2]
+    assert linear[0, 0] == pytest.approx(linear[1, 1].item())
+    assert linear.det() == pytest.approx(70 * 60 / (72 * 96), rel=1e-4)
+    affine = register(source, target, steps=1).path[0, 0]
+    torch.testing.assert_close(affine[:2, :2], torch.diag(torch.tensor([60 / 96, 70 / 72])))
 
 
 def test_the_source_mask_hides_a_part_of_the_source():
@@ -415,6 +466,10 @@ def test_a_blank_pair_leaves_the_rest_of_its_batch_alone(level):
             r"target_mask must have shape \(B, 1, 8, 9\), got \(1, 1, 3, 3\)",
         ),
         ({"source_mask": torch.ones(3, 1, 16, 18)}, ValueError, "source_mask must have batch size 1 or the images' 2"),
+        ({"source_mask": torch.full((1, 1, 16, 18), 0.5)}, ValueError, "source_mask must be above 0.99 somewhere"),
+        ({"target_mask": torch.zeros(1, 1, 8, 9)}, ValueError, "target_mask must be above 0 somewhere in every image"),
+        ({"overlap": "no"}, TypeError, "overlap must be True or False, got 'no'"),
+        ({"anneal": (200.0, 1.0)}, ValueError, r"anneal must be at most 100 output pixels, got \(200.0, 1.0\)"),
         ({"source_mask": torch.full((1, 1, 16, 18), 2.0)}, ValueError, "source_mask must lie between 0 and 1"),
     ],
 )
