@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     align = commands.add_parser(
         "register",
         help="align one image file, or all of a folder, with another",
-        description="Exit status: 0; 1 if a score is below --min-score or a file of the folder cannot be used; 2 for "
-        "other input that cannot be used.",
+        description="Images are turned upright as their EXIF data says; what is transparent is left out. Exit status: "
+        "0; 1 if a score is below --min-score or a file of the folder cannot be used; 2 for other input that cannot be "
+        "used.",
     )
     align.add_argument("source", type=Path, help="the image to move, or a folder of such")
     align.add_argument("target", type=Path, help="the image to move it onto")
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     align.add_argument("--size", type=int, default=256, help="long side, in pixels, to work at (default: 256)")
     align.add_argument("--steps", type=int, default=60, help="most steps (default: 60)")
     align.add_argument(
-        "--black", action="store_true", help="what lies outside the source is black in the target too; else unknown"
+        "--black", action="store_true", help="treat what lies outside the source as black instead of leaving it out"
     )
     align.add_argument(
         "--min-score", type=float, default=0.9, help="a lower score counts as failed, exit status 1 (default: 0.9)"
@@ -109,6 +110,10 @@ def _register(options: argparse.Namespace) -> int:
 
     if options.size < 8:
         raise InputError(f"--size must be at least 8, got {options.size}")
+    if not 0 <= options.min_score <= 1:
+        raise InputError(f"--min-score must be from 0 to 1, got {options.min_score}")
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     target = _read_image(options.target)
     if not options.source.is_dir():
         result = _register_one(options.source, target, options, options.out, progress=True)
@@ -137,7 +142,10 @@ def _register(options: argparse.Namespace) -> int:
 def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: Path, progress: bool) -> dict[str, Any]:
     source = _read_image(path)
     out.mkdir(parents=True, exist_ok=True)
-    small_source, small_target = (_shrink(image, options.size) for image in (source, target))
+    (small_source, source_mask), (small_target, target_mask) = (
+        _shrink(image, options.size) for image in (source, target)
+    )
+    source, target = source[:, :3], target[:, :3]
     found = register(
         small_source,
         small_target,
@@ -148,6 +156,8 @@ def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: 
         photometric=True,
         loss="huber",
         overlap=not options.black,
+        source_mask=source_mask,
+        target_mask=target_mask,
     )
     matrix = _resized_matrix(found.matrix, small_source, small_target, source, target)
     aligned = warp_perspective(source, matrix, _size(target))
@@ -181,9 +191,9 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def _read_image(path: Path) -> Tensor:
-    """An image file as ``(1, 3, H, W)`` from 0 to 1."""
+    """An image file as ``(1, 4, H, W)`` from 0 to 1: red, green, blue, and 1 where it is opaque."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
@@ -191,19 +201,23 @@ def _read_image(path: Path) -> Tensor:
                 raise InputError(
                     f"{path} is too large: {image.width} x {image.height} is more than {_MOST_PIXELS:,} pixels"
                 )
-            if image.mode.startswith(("I", "F")):  # 16 bits or floats, which convert() would clip to 8 bits
-                most = 1 if image.mode == "F" else 65535
-                pixels = np.asarray(image, np.float32)[..., None].repeat(3, -1) / most
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            if upright.mode.startswith(("I", "F")):  # 16 bits or floats, which convert() would clip to 8 bits
+                most = 1 if upright.mode == "F" else 65535
+                pixels = np.asarray(upright, np.float32)[..., None].repeat(4, -1) / most
                 if not 0 <= pixels.min() <= pixels.max() <= 1:
                     raise InputError(f"{path} has values that are not from 0 to {most}: save it with 8 or 16 bits")
+                pixels[..., 3] = 1
             else:
-                pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+                pixels = np.asarray(upright.convert("RGBA"), np.float32) / 255
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is empty or not an image in a format Pillow reads") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+    if not pixels[..., 3].any():
+        raise InputError(f"{path} is wholly transparent")
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
@@ -214,10 +228,14 @@ def _write_image(image: Tensor, path: Path) -> None:
     Image.fromarray(pixels.numpy()).save(path)
 
 
-def _shrink(image: Tensor, size: int) -> Tensor:
+def _shrink(image: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    """The colours of an image at a long side of ``size``, and where it is opaque if it is not everywhere."""
     scale = min(1.0, size / max(image.shape[-2:]))
     small = [max(1, round(n * scale)) for n in image.shape[-2:]]
-    return F.interpolate(image, small, mode="bilinear", antialias=True, align_corners=False)
+    colours, opaque = image.split((3, 1), 1)
+    seen = torch.cat((colours * opaque, opaque), 1)
+    seen, mask = F.interpolate(seen, small, mode="bilinear", antialias=True, align_corners=False).split((3, 1), 1)
+    return seen / mask.clamp_min(1e-3), None if (opaque == 1).all() else mask.clamp(0, 1)
 
 
 def _resized_matrix(matrix: Tensor, source: Tensor, target: Tensor, full_source: Tensor, full_target: Tensor) -> Tensor:

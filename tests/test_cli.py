@@ -69,7 +69,7 @@ def test_a_folder_is_registered_against_one_target_and_a_failure_sets_the_exit_s
     assert results[1] == json.loads((tmp_path / "out" / "b.jpg" / "registration.json").read_text())
     assert "FAILED" in capsys.readouterr().out
     only = [str(folder / "b.jpg"), str(photos[0] / "target.png"), "--out", str(tmp_path / "out"), "--size", "64"]
-    assert cli.main(["register", *only, "--motion", "similarity", "--min-score", "1.1"]) == 1
+    assert cli.main(["register", *only, "--motion", "similarity", "--min-score", "1"]) == 1
 
 
 def test_a_file_of_a_folder_that_cannot_be_used_is_reported_and_the_rest_done(photos, tmp_path, capsys):
@@ -104,7 +104,38 @@ def test_16_bits_and_floats_are_read_with_all_their_values(tmp_path, name, dtype
     grey = data.camera()[::8, ::8] / 255
     Image.fromarray((grey * most).astype(dtype)).save(tmp_path / name)
     read = cli._read_image(tmp_path / name)
-    torch.testing.assert_close(read, torch.from_numpy(grey).float().expand(1, 3, -1, -1), rtol=0, atol=2e-5)
+    torch.testing.assert_close(read[:, :3], torch.from_numpy(grey).float().expand(1, 3, -1, -1), rtol=0, atol=2e-5)
+    assert (read[:, 3] == 1).all()
+
+
+def test_a_photo_is_read_upright(tmp_path):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    read = cli._read_image(tmp_path / "photo.png")[0, :3].permute(1, 2, 0) * 255
+    assert np.array_equal(read.round().byte().numpy(), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_what_is_transparent_is_left_out(photos, tmp_path, colour):
+    folder, truth = photos
+    photo = np.asarray(Image.open(folder / "source.jpg"))
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    opaque = ((x - 225) / 200) ** 2 + ((y - 150) / 140) ** 2 < 1
+    pixels = np.dstack((np.where(opaque[..., None], photo, colour), 255 * opaque)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "source.png")
+    arguments = [str(tmp_path / "source.png"), str(folder / "target.png"), "--out", str(tmp_path / "out")]
+    assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "64"]) == 0
+    result = json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert result["score"] > 0.98
+    torch.testing.assert_close(torch.tensor(result["matrix"])[:2, :2], truth[:2, :2], rtol=0, atol=0.02)
+
+
+def test_a_wholly_transparent_image_is_refused(tmp_path):
+    Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(tmp_path / "image.png")
+    with pytest.raises(cli.InputError, match=r"image\.png is wholly transparent"):
+        cli._read_image(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize(("level", "most"), [(np.float32(1.5), 1), (np.float32("nan"), 1), (np.int32(70000), 65535)])
@@ -165,7 +196,13 @@ def test_a_file_that_cannot_be_used_is_named(photos, tmp_path, capsys, content, 
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [(["--size", "4"], "--size must be at least 8, got 4"), (["--steps", "0"], "steps must be")]
+    ("option", "message"),
+    [
+        (["--size", "4"], "--size must be at least 8, got 4"),
+        (["--steps", "0"], "steps must be"),
+        (["--min-score", "nan"], "--min-score must be from 0 to 1, got nan"),
+        (["--seed", "99999999999999999999999"], "--seed must be from 0 to 2^63 - 1"),
+    ],
 )
 def test_an_option_outside_its_range_is_named(photos, tmp_path, capsys, option, message):
     arguments = [str(photos[0] / "source.jpg"), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")]
