@@ -1,4 +1,4 @@
-"""Ways to place the auxiliary samples, for ``noise=``, that the library does not ship: of unit variance an axis."""
+"""Ways to place the auxiliary samples, for ``noise=``, that the library does not ship: of unit variance per axis."""
 
 import math
 from dataclasses import replace

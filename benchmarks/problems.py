@@ -1,7 +1,7 @@
 """The alignment problems of section 6.4, and the descent that every sampler is tried in.
 
 A problem is a warp ``R S x + t`` from target to source in normalised coordinates: a rotation of standard deviation
-pi/4, log2 of a scale an axis, a translation of 0.2 an axis, all normal and clipped at two standard deviations. The
+pi/4, log2 of a scale per axis, a translation of 0.2 per axis, all normal and clipped at two standard deviations. The
 target is the bilinear sample of the source through it. Descent starts at the identity.
 """
 
@@ -30,7 +30,7 @@ LEARNING_RATE = 0.02
 def recalls_of(
     find: Find, images: Tensor, scale: float, rate: float, seed: int, padding_mode: str = "zeros"
 ) -> list[float]:
-    """The recall of a method at every threshold, on one problem an image.
+    """The recall of a method at every threshold, on one problem per image.
 
     Args:
         find: the method.

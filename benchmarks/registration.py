@@ -106,7 +106,7 @@ def main() -> None:
         options.json,
         "Registration beside its peers",
         f"Recall below a corner error of {FOUND} half widths over {options.count} photos, one warp each. Time: "
-        f"milliseconds an image of the 4x problems, in batches of {TIMED} (kornia's, of {TIMED_SLOW}), the least of "
+        f"milliseconds per image of the 4x problems, in batches of {TIMED} (kornia's, of {TIMED_SLOW}), the least of "
         f"{ROUNDS} rounds in which the methods take turns. Scales have a standard deviation of sqrt(2)/2 in log2; "
         f"targets are 8 or 4 times smaller than the photos of {SIZES['photos']} pixels. "
         "Noise: of standard deviation 0.1. Light: a gain of 2 to the power of a normal of standard deviation 0.5, "
@@ -278,7 +278,7 @@ def _draw_panels(done: dict[str, dict[str, Any]], times: dict[str, float], figur
         points = [(size, _recall(done[name][case])) for case, size in sizes.items() if case in done[name]]
         if points:
             by_size.plot(*zip(*points, strict=True), **style)
-    by_time.set(xscale="log", xlabel="milliseconds an image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.03, 1.03))
+    by_time.set(xscale="log", xlabel="milliseconds per image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.03, 1.03))
     by_size.set(xlabel="size of the warps, 1 as in the table's first columns", ylim=(-0.03, 1.03))
     figure.legend(*by_time.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 

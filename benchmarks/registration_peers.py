@@ -25,7 +25,7 @@ from lms_geometry import register
 
 Method = Callable[[Tensor, Tensor, int], Tensor]
 
-# Source pixels, from half of the photo's quarter down to none.
+# Source pixels, from a quarter of the photo down to none.
 _WIDTHS = (32.0, 22.6, 16.0, 11.3, 8.0, 5.7, 4.0, 2.8, 2.0, 1.4, 0.0)
 
 
@@ -99,7 +99,7 @@ def scale_space_adam(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # 
 
 
 def scale_space_gauss_newton(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
-    """Bilinear samples of an image blurred less and less, Gauss-Newton from 5 starts, 12 steps a level, affine."""
+    """Bilinear samples of an image blurred less and less, Gauss-Newton from 5 starts, 12 steps per level, affine."""
     levels, half = _scale_space(sources)
     options: dict[str, Any] = {"motion": "affine", "sampling": "bilinear", "optimizer": "gauss-newton", "steps": 12}
     size, dsize = (levels[0].shape[-2], levels[0].shape[-1]), (targets.shape[-2], targets.shape[-1])

@@ -3,9 +3,9 @@
     python -m benchmarks.roofline [--rounds N] [--threads N] [--json FILE]
 
 A linearized sample must move some bytes (image, grid and noise in; value and slope out; back: both gradients and the
-slope) and must read four texels a sample. This measures at which rates the CPU copies memory and loads vectors of four
-floats, which hold up to four channels of a texel, from a cached table at random; and sets the times that follow, of
-which the longer is the bound, beside the measured ones. Needs a C compiler.
+slope) and must read four texels per sample. This measures at which rates the CPU copies memory and loads vectors of
+four floats, which hold up to four channels of a texel, from a cached table at random; and sets the times that follow,
+of which the longer is the bound, beside the measured ones. Needs a C compiler.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     what = (
         "Bytes that one linearized sample of K = 8 must move, forward and backward, and the loads of four floats that "
         f"read its texels; the times these take at the rates measured here, {copied / 1e9:.1f} GB/s copied (read and "
-        f"written) and {gathered / 1e9:.2f} billion loads a second; and the times measured, in brackets the share of "
+        f"written) and {gathered / 1e9:.2f} billion loads per second; and the times measured, in brackets the share of "
         "the bound in them. Not counted: arithmetic, page faults of fresh memory, what a call costs by itself."
     )
     report(options.json, "Roofline", what, (*COLUMNS, *samplers), rows, raw)

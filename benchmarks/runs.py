@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--finished",
         type=Path,
-        default=Path(f"build/benchmarks/{name}.jsonl"),
+        default=Path(f"runs/{name}.jsonl"),
         help="finished cells: what is there is not measured again (default: %(default)s)",
     )
 

@@ -112,7 +112,7 @@ def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
 
 
 def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: torch.device) -> list[Row]:
-    """One row a sampler; the first sampler is what the others are compared with."""
+    """One row per sampler; the first sampler is what the others are compared with."""
     B, C, H, W, h, w, image_gradient = case
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(B, C, H, W, generator=generator).to(device).requires_grad_(image_gradient)

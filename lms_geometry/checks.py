@@ -76,5 +76,5 @@ def check_noise(
     """Raise unless noise, if any, is draws for an output of ``size``, shared or of each of a batch."""
     if noise is not None:
         wanted = (sampling.num_samples - 1, *size, 2)
-        check_tensor("noise", noise, wanted if noise.ndim == 4 else (batch, *wanted))
+        check_tensor("noise", noise, (batch, *wanted) if getattr(noise, "ndim", 4) == 5 else wanted)
         check_same_device("noise", noise, "input", input)

@@ -135,7 +135,7 @@ def _register(options: argparse.Namespace) -> int:
             results.append({"source": str(path), "target": str(options.target), "good": False, "error": str(error)})
         tqdm.write(_summary(results[-1]))
     (options.out / "registrations.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(f"A folder an image and registrations.json are in {options.out}")
+    print(f"A folder for each image and registrations.json are in {options.out}")
     return 0 if all(result["good"] for result in results) else 1
 
 

@@ -18,7 +18,7 @@ class LinearizedSampling:
     ICCV 2019. Numbers in brackets are its equations.
 
     Args:
-        num_samples: K, the number of reads an output pixel, the centre included. At least 3; at least 4 when whitened.
+        num_samples: K, the number of reads per output pixel, the centre included. At least 3; at least 4 when whitened.
         sigma: standard deviation of the samples around an output pixel (3), in output pixels. At most 100.
         jitter: standard deviation of the samples added in the source (8, 9), in source pixels. It keeps the samples
             from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off. At most 100.
@@ -102,11 +102,11 @@ class LinearizedSampling:
     def training(cls) -> "LinearizedSampling":
         """For a network that learns where to look: whitened samples over the area of an output pixel.
 
-        The standard deviation of a pixel's own area is 0.29 output pixels. Samples spread as far estimate the mean over
-        the pixel, whatever the warp: a wider spread mixes neighbours, a closer one reads a few texels of many. The mask
-        keeps the edge of the image, often the strongest edge in view, out of value and slope. A network that learned on
-        such values is to be tested on such values. Without jitter, a single output pixel, or one row or column of them,
-        has its full slope only if :func:`grid_sample_linearized` is given a ``jacobian``.
+        The standard deviation of a pixel's own area is 0.29 output pixels. Samples with that spread estimate the mean
+        over the pixel under any warp: a wider spread mixes in neighbours, a narrower one reads few of the texels. The
+        mask keeps the edge of the image, often the strongest edge in view, out of value and slope. Test the network
+        with the same sampling it was trained with, or with more samples. Without jitter, a single output pixel, or one
+        row or column of them, has its full slope only if :func:`grid_sample_linearized` is given a ``jacobian``.
 
         Example:
             >>> training = LinearizedSampling.training()

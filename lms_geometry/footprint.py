@@ -12,13 +12,13 @@ have length 1 along ``B``, ``h`` and ``w``.
 import torch
 from torch import Tensor
 
-# Source pixels an output pixel. A point near a horizon moves without bound, but products of four derivatives must stay
+# Source pixels per output pixel. A point near a horizon moves without bound, but products of four derivatives must stay
 # finite in float32.
 _LARGEST_DERIVATIVE = 1e4
 
 
 def finite_difference_jacobian(points: Tensor) -> Tensor:
-    """Derivative of the source points by the output pixel, from a bare grid of points.
+    """Derivative of the source points with respect to the output pixel, from a bare grid of points.
 
     Of the forward and the backward difference it takes the smaller: callers fold several patches into one tall grid,
     and at a seam one of the two is nonsense. An axis of length 1 has no neighbour and gives 0.

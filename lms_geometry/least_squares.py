@@ -42,7 +42,7 @@ def solve_slope(second_moment: Tensor, cross_moment: Tensor, footprint: Tensor, 
         ridge: ``eps``.
 
     Returns:
-        The slopes along x and y, ``(2, B, C, h, w)``, in intensity a source pixel.
+        The slopes along x and y, ``(2, B, C, h, w)``, in intensity per source pixel.
     """
     (l11, _), (l21, l22) = footprint
     (qxx, qxy), (_, qyy) = second_moment

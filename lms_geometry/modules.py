@@ -112,7 +112,7 @@ class LinearizedHomographyWarper(HomographyWarper):
         self._precomputed: Tensor | None = None
 
     def precompute_warp_grid(self, src_homo_dst: Tensor) -> None:
-        """Keep a copy of homographies :math:`(B, 3, 3)` for calls that give none."""
+        """Keep a copy of homographies :math:`(B, 3, 3)` or :math:`(B, 1, 3, 3)` for calls that give none."""
         self._precomputed = src_homo_dst.clone()
 
     def forward(
@@ -123,7 +123,9 @@ class LinearizedHomographyWarper(HomographyWarper):
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Warp ``patch_src`` :math:`(B, C, H, W)` by ``src_homo_dst`` :math:`(B, 3, 3)`, or by the precomputed ones.
+        """Warp ``patch_src`` :math:`(B, C, H, W)` by ``src_homo_dst``, or by the precomputed ones.
+
+        Homographies are :math:`(B, 3, 3)` or, as kornia documents them, :math:`(B, 1, 3, 3)`.
 
         Raises:
             RuntimeError: if there are neither.
@@ -131,6 +133,8 @@ class LinearizedHomographyWarper(HomographyWarper):
         homography = self._precomputed if src_homo_dst is None else src_homo_dst
         if homography is None:
             raise RuntimeError("src_homo_dst must be given, or kept before by precompute_warp_grid()")
+        if homography.ndim == 4 and homography.shape[1] == 1:
+            homography = homography.squeeze(1)
         return homography_warp_linearized(
             patch_src,
             homography,

@@ -46,7 +46,7 @@ def motion_matrix(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) ->
 
 
 def motion_derivative(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) -> Tensor:
-    """Derivative of :func:`motion_matrix` by each parameter, ``(B, P, 3, 3)``."""
+    """Derivative of :func:`motion_matrix` with respect to each parameter, ``(B, P, 3, 3)``."""
     batch, count = parameters.shape
     repeated = parameters.repeat_interleave(count, 0)
     directions = torch.eye(count, dtype=parameters.dtype, device=parameters.device).repeat(batch, 1)

@@ -42,7 +42,7 @@ def draw_noise(
         raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
     height, width = check_size("size", size)
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating type, got {dtype}")
     device = torch.get_default_device() if device is None else device
     noise = draw_independent(sampling.num_samples, (height, width), generator, torch.device(device), dtype)

@@ -30,7 +30,7 @@ def project(
         affine: whether their last row is ``[0, 0, 1]``; then a Jacobian serves a whole image.
 
     Returns:
-        The grid ``(B, h, w, 2)``, and its Jacobian in source pixels a destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
+        The grid ``(B, h, w, 2)``, and its Jacobian in source pixels per destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
     """
     x, y = (
         create_meshgrid(

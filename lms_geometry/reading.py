@@ -1,7 +1,7 @@
 """Reading an image at points, differentiable for the image in every mode.
 
-``F.grid_sample`` has no forward mode. But reading is linear in the image: its derivative is itself, and that of its
-adjoint, the gradient for the image, is the adjoint.
+``F.grid_sample`` has no forward mode. But reading is linear in the image. So its forward derivative is the same read of
+the tangent, and its backward is the adjoint, which spreads values over the image.
 """
 
 from collections.abc import Callable

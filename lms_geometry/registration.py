@@ -90,7 +90,7 @@ def register(
     Convention:
         - the result maps **source to target** in **pixels** with centres at integers: kornia's ``M``
         - the motion acts on the target's frame, in units of half its longer side, about its centre: a rotation angle, a
-          log2 scale an axis, a shear, a translation, two perspective terms; ``"anisotropic"`` is the paper's five
+          log2 scale per axis, a shear, a translation, two perspective terms; ``"anisotropic"`` is the paper's five
         - what lies outside ``source`` is zero, unless ``overlap`` or ``source_mask`` leaves it out
         - values are of any unit and may have any offset; without ``overlap`` and masks, 0 is what lies outside
 
@@ -98,7 +98,7 @@ def register(
         source: images to move, shape :math:`(B, C, H, W)`.
         target: images to move them onto, shape :math:`(B, C, h, w)`, of any size. Either batch may be 1. Either C may
             be 1, grey; then the mean of the other's channels is compared with it.
-        motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale an
+        motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale per
             axis) | ``"affine"`` | ``"homography"``.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
             plain resize that lays the whole source on the whole target; but where their proportions differ by more

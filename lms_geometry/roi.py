@@ -44,14 +44,15 @@ def roi_align_linearized(
     from K reads whose spread of ``sampling.sigma`` bins makes them see the bin and its neighbours:
 
     .. math::
-        I_0 + A_1 + A_{uv}^\top \left( c(\text{box}) - c \right)
+        I_0 + A_{uv}^\top \left( c(\text{box}) - c \right)
 
-    So with ``intercept=False`` the value is torchvision's. The gradient for the boxes is the
-    slope, all of a bin moving with its centre; the gradient for the image is that of :math:`I_0`.
+    With ``intercept=False`` that is the value, torchvision's; with the intercept it is the height of the fitted plane
+    at the bin's centre instead of :math:`I_0`. The gradient for the boxes is the slope in either case, all of a bin
+    moving with its centre; the gradient for the image is that of :math:`I_0`.
 
     Boxes are pooled in chunks whose features stay within 64 MiB or, where a box needs more, one by one; the points of
-    many huge boxes may take more than the features of few channels. What is kept for the backward pass is two slopes an
-    output value: twice the output's size, whatever the number of points in a bin.
+    many huge boxes may take more than the features of few channels. What is kept for the backward pass is two slopes
+    per output value: twice the output's size, whatever the number of points in a bin.
 
     Convention:
         - ``input`` is :math:`(N, C, H, W)`; boxes are :math:`(x_1, y_1, x_2, y_2)`, x along the width
@@ -60,7 +61,8 @@ def roi_align_linearized(
           ``aligned=True`` and ``sampling_ratio <= 0`` has no points and :math:`I_0 = 0`
         - a point up to one pixel outside the outermost centres reads the border; beyond, 0. The samples of
           ``mask_out_of_bounds`` are left out beyond
-        - a box edge more than 10,000 pixels outside the image counts as there, a NaN as far outside, with gradient 0
+        - a box edge more than 10,000 pixels outside the image is moved to that distance, and so is a NaN; its gradient
+          is 0
         - ``sampling.sigma`` is in bins, ``sampling.jitter`` in pixels of ``input``
         - the values are products of matrices, as precise as :func:`torch.set_float32_matmul_precision` lets them be
 
@@ -68,7 +70,7 @@ def roi_align_linearized(
         input: the image or feature map, shape :math:`(N, C, H, W)`. Half precision is computed in float32.
         boxes: shape :math:`(R, 5)`, the first column the image's index; or for every image a tensor :math:`(R_i, 4)`.
         output_size: bins of a box, ``(height, width)`` or one number for both.
-        spatial_scale: pixels of ``input`` a unit of ``boxes``.
+        spatial_scale: pixels of ``input`` per unit of ``boxes``.
         sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
         aligned: see above.
         sampling: settings of the method; the paper's if ``None``.
@@ -127,7 +129,7 @@ class LinearizedRoIAlign(nn.Module):
 
     Args:
         output_size: bins of a box, ``(height, width)`` or one number for both.
-        spatial_scale: pixels of the image a unit of the boxes.
+        spatial_scale: pixels of the image per unit of the boxes.
         sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
         aligned: whether pixels have their centres at halves instead of integers.
         sampling: settings of the method; the paper's if ``None``.
@@ -246,6 +248,8 @@ def _linearize(
 def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
     """Boxes in either of torchvision's forms as ``(R, 5)``."""
     check_tensor("input", input, ("N", "C", "H", "W"))
+    if min(input.shape) == 0:
+        raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
     if isinstance(boxes, Tensor):
         check_tensor("boxes", boxes, ("R", 5))
         return boxes
@@ -268,8 +272,6 @@ def _check(
     noise: Tensor | None,
 ) -> None:
     check_sampling(sampling)
-    if min(input.shape) == 0:
-        raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
     check_same_device("boxes", rois, "input", input)
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")

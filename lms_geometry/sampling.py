@@ -67,8 +67,9 @@ def grid_sample_linearized(
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: see above.
         sampling: settings of the method; the paper's if ``None``.
-        jacobian: derivative of the source point by the output pixel, in source pixels an output pixel, row x first:
-            shape :math:`(B, h, w, 2, 2)`, where B, h and w may be 1. It shapes the samples only and gets no gradient.
+        jacobian: derivative of the source point with respect to the output pixel, in source pixels per output pixel,
+            row x first: shape :math:`(B, h, w, 2, 2)`, where B, h and w may be 1. It shapes the samples only and gets
+            no gradient.
             Finite differences of the grid if ``None``: for points that are not neighbours, as in a list
             :math:`(B, N, 1, 2)`, they mean nothing, so give the Jacobian, for example the identity. Along an output
             axis of one pixel they are 0: with ``jitter=0``, as in :meth:`LinearizedSampling.training`, a single pixel

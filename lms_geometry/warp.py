@@ -46,7 +46,7 @@ def warp_affine_linearized(
         \text{dst}(x, y) = \text{src} \left( M^{-1}_{11} x + M^{-1}_{12} y + M^{-1}_{13} ,
         M^{-1}_{21} x + M^{-1}_{22} y + M^{-1}_{23} \right )
 
-    sampled by :func:`grid_sample_linearized` with the exact Jacobian, one footprint an image.
+    sampled by :func:`grid_sample_linearized` with the exact Jacobian, one footprint per image.
 
     Convention:
         - ``src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
@@ -112,7 +112,8 @@ def warp_perspective_linearized(
         - ``src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
         - ``M`` maps **source to destination**, in **pixels** with centres at integers, whatever ``align_corners``;
           a multiple of it is the same warp
-        - a singular or non-finite ``M`` puts every pixel outside the image, a horizon those on it, with gradient 0
+        - a singular or non-finite ``M`` puts every pixel outside the image, with gradient 0; so does a horizon (depth
+          0) with the pixels on it
 
     Args:
         src: the image, shape :math:`(B, C, H, W)`.
@@ -170,7 +171,8 @@ def homography_warp_linearized(
         - with ``normalized_homography=False`` it maps source to destination in pixels, as in
           :func:`warp_perspective_linearized`
         - ``align_corners`` says what -1 and 1 are, as in :func:`grid_sample_linearized`
-        - a non-finite matrix puts every pixel outside the image, a horizon those on it, with gradient 0
+        - a non-finite matrix puts every pixel outside the image, with gradient 0; so does a horizon (depth 0) with
+          the pixels on it
 
     Args:
         patch_src: the image, shape :math:`(B, C, H, W)`.
@@ -198,8 +200,8 @@ def homography_warp_linearized(
         torch.Size([1, 3, 5, 7])
     """
     check_tensor("src_homo_dst", src_homo_dst, ("B", 3, 3))
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
     if not normalized_homography:
-        check_choice("padding_mode", padding_mode, PADDING_MODES)
         return warp_perspective_linearized(
             patch_src,
             src_homo_dst,
@@ -213,7 +215,6 @@ def homography_warp_linearized(
         )
     dsize = check_size("dsize", dsize)
     _check_pair("patch_src", patch_src, "src_homo_dst", src_homo_dst)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
     size = patch_src.shape[-2], patch_src.shape[-1]
     with no_autocast(patch_src.device):
         matrix = src_homo_dst.to(torch.promote_types(src_homo_dst.dtype, torch.float32))

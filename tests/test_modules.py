@@ -31,9 +31,11 @@ def test_homography_warper_equals_the_function_and_kornias(normalized_coordinate
     options = {"padding_mode": "border", "normalized_coordinates": normalized_coordinates, "align_corners": True}
     theirs, ours = HomographyWarper(4, 5, **options), LinearizedHomographyWarper(4, 5, **options, sampling=exact)
     torch.testing.assert_close(ours(image, M), theirs(image, M), rtol=1e-4, atol=1e-5)
-    for warper in (theirs, ours):
-        warper.precompute_warp_grid(M)
-    torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
+    for homographies in (M, M[:, None]):  # (N, 1, 3, 3), as kornia documents
+        torch.testing.assert_close(ours(image, homographies), theirs(image, M), rtol=1e-4, atol=1e-5)
+        ours.precompute_warp_grid(homographies)
+        theirs.precompute_warp_grid(M)
+        torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
     noise = draw_noise(exact, (4, 5))
     torch.testing.assert_close(
         ours(image, M, noise=noise),

@@ -63,5 +63,7 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 
 def test_an_integer_dtype_is_refused():
+    with pytest.raises(TypeError, match="dtype must be a floating type, got float32"):
+        draw_noise(LinearizedSampling(), (5, 6), dtype="float32")
     with pytest.raises(TypeError, match=r"dtype must be a floating type, got torch\.int64"):
         draw_noise(LinearizedSampling(), (4, 5), dtype=torch.int64)

@@ -3,8 +3,10 @@ import math
 import pickle
 
 import cpu_torchvision  # noqa: F401
+import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch.overrides import TorchFunctionMode
 from torchvision import ops
@@ -191,15 +193,46 @@ class TestGradientForTheBoxes:
 
     def test_is_zero_where_every_sample_is_masked_and_not_where_the_padding_counts(self):
         image = 1 + torch.rand(1, 2, H, W)
+        gradients = []
         for masked in (True, False):
             sampling = LinearizedSampling(pattern="whitened", mask_out_of_bounds=masked)
             boxes = torch.tensor([[0, -8.0, 2.0, -2.0, 14.0], [0, -90.0, 2.0, -70.0, 14.0]], requires_grad=True)
             noise = draw_noise(sampling, BINS).clamp(-1, 1)
             pooled = roi_align_linearized(image, boxes, BINS, 1.0, 2, sampling=sampling, noise=noise)
-            # Towards the image the first box brightens; the second is too far away to tell.
-            gradient = torch.autograd.grad(pooled.sum(), boxes)[0]
-            assert gradient[1].count_nonzero() == 0
-            assert masked or gradient[0, 3] > 0.1
+            gradients.append(torch.autograd.grad(pooled.sum(), boxes)[0])
+        masked, unmasked = gradients
+        # Towards the image the first box brightens; the second is too far away to tell.
+        assert unmasked[0, 3] > 0.1
+        assert unmasked[1].count_nonzero() == 0
+        assert masked[0].abs().sum() < 0.5 * unmasked[0].abs().sum()
+        assert masked[1].count_nonzero() == 0
+
+    @pytest.mark.parametrize("masked", [True, False])
+    def test_across_the_border_it_is_that_of_the_oracles_slopes_with_the_border_repeated_once(self, masked):
+        image, sampling = torch.rand(1, C, H, W), LinearizedSampling(ridge=0.1, mask_out_of_bounds=masked)
+        noise = draw_noise(sampling, BINS, generator=torch.Generator().manual_seed(0))
+        surrounded = F.pad(image, (1, 1, 1, 1), "replicate")
+        for _, *corners in LEAVING[[0, 1, 3]].tolist():
+            box = torch.tensor([[0, *corners]], requires_grad=True)
+            pooled = roi_align_linearized(image, box, BINS, sampling=sampling, noise=noise)
+            (found,) = torch.autograd.grad(pooled.sum(), box)
+
+            x1, y1, x2, y2 = corners
+            share_y, share_x = (((torch.arange(n) + 0.5) / n).double() for n in BINS)
+            x, y = x1 + share_x * (x2 - x1) + 1, y1 + share_y * (y2 - y1) + 1
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+            grid = oracle.points_of(centres, (W + 2, H + 2), align_corners=True)
+            jacobian = torch.diag(torch.tensor([(x2 - x1) / BINS[1], (y2 - y1) / BINS[0]]))[None, None, None]
+            _, slopes, kept = oracle.linearized(surrounded, grid, jacobian, noise, sampling, align_corners=True)
+            by_x, by_y = slopes[0].sum(0).unbind(-1)
+            expected = [
+                (by_x * (1 - share_x)).sum(),
+                (by_y * (1 - share_y)[:, None]).sum(),
+                (by_x * share_x).sum(),
+                (by_y * share_y[:, None]).sum(),
+            ]
+            torch.testing.assert_close(found[0, 1:], torch.stack(expected).float(), rtol=1e-3, atol=1e-3)
+            assert (kept.min() < sampling.num_samples - 1) == masked
 
 
 class TestPrecision:
@@ -356,6 +389,8 @@ class TestModule:
         ({"boxes": INSIDE + 1}, ValueError, r"boxes\[:, 0\] must be the number of an image, 0 to 1, got \[2.0, 2.0\]"),
         ({"boxes": INSIDE * math.nan}, ValueError, r"boxes\[:, 0\] must be the number of an image"),
         ({"boxes": INSIDE.to("meta")}, ValueError, "boxes must be on input's device"),
+        ({"noise": 3}, TypeError, "noise must be a tensor, got int"),
+        ({"input": torch.rand(0, C, H, W), "boxes": []}, ValueError, "input must have at least one image"),
         ({"output_size": (3, 0)}, ValueError, "output_size must be at least 1"),
         ({"output_size": (3, 4, 5)}, ValueError, "output_size must be"),
         ({"spatial_scale": 0.0}, ValueError, "spatial_scale must be above 0, got 0.0"),

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rates", type=int, choices=RATES, nargs="+", default=list(RATES))
     parser.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
     parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
-    parser.add_argument("--runs", type=Path, default=Path("build/classification"), help="where networks are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/classification"), help="where networks are kept")
     parser.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
     options = parser.parse_args()
     rank, device = _join_processes()

@@ -35,7 +35,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
-    """Test error against steps: a panel a transformer and rate, a line a sampler, a band from best to worst seed."""
+    """Test error against steps: a panel per transformer and rate, a line per sampler, best to worst seed shaded."""
     panels = list(dict.fromkeys((job.transformer, job.rate) for job in runs))
     samplers = list(dict.fromkeys(job.sampler for job in runs))
     columns = min(2, len(panels))

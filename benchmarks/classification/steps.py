@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2000, help="steps between evaluations")
     parser.add_argument("--rate", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("build/classification"), help="where networks are kept")
+    parser.add_argument("--runs", type=Path, default=Path("runs/classification"), help="where networks are kept")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
 

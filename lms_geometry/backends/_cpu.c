@@ -40,7 +40,7 @@ enum {
     GRAIN = 4                 /* blocks that a thread takes at a time, where there are few images */
 };
 
-/* A point beyond, or no number, is moved here (sampling.py). Products of derivatives stay finite (footprint.py). */
+/* A point beyond, or no number, is moved here (backends/eager.py). Products of derivatives stay finite (footprint.py). */
 #define FAR_OUTSIDE 1e5f
 #define LARGEST_DERIVATIVE 1e4f
 

@@ -97,7 +97,7 @@ ALWAYS_INLINE void transpose(float4 *a)
     a[3] = SHUFFLE(r, t, 2, 3, 6, 7);
 }
 
-/* Source pixels a grid unit along an axis of so many texels. */
+/* Source pixels per grid unit along an axis of so many texels. */
 ALWAYS_INLINE float half(const struct sample_job *job, int64_t size)
 {
     return (job->align_corners ? size - 1 : size) / 2.f;

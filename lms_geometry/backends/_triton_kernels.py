@@ -122,7 +122,7 @@ def sample(
 
 @triton.jit(do_not_specialize=["C"])
 def grid_gradient(gradient, slope, out, C, n, NUMBERS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The sum over the channels of slope times gradient: ``n`` numbers an image, x and y in turn."""
+    """The sum over the channels of slope times gradient: ``n`` numbers per image, x and y in turn."""
     image, first, _ = _block(n, NUMBERS)
     at = first + tl.arange(0, NUMBERS)
     channel = tl.arange(0, CHANNELS)
@@ -189,7 +189,7 @@ def _pair(grid, pixel):
 
 @triton.jit
 def _half(size, ALIGN_CORNERS: tl.constexpr):
-    """Source pixels a grid unit along an axis of so many texels."""
+    """Source pixels per grid unit along an axis of so many texels."""
     return (size - 1 if ALIGN_CORNERS else size) * 0.5
 
 

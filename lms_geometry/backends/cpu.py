@@ -23,7 +23,7 @@ image_gradient = eager.image_gradient
 # Channels that the library reads at once where they lie side by side; fewer are read plane by plane.
 _CHANNELS_AT_ONCE = 8
 
-# With fewer reads a thread, waking it takes longer than it saves.
+# With fewer reads per thread, waking it takes longer than it saves.
 _READS_A_THREAD = 1 << 15
 
 

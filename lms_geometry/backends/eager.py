@@ -41,7 +41,7 @@ def sample(
     Args:
         input: the source image, :math:`(B, C, H, W)`.
         grid: the points in normalised coordinates, :math:`(B, h, w, 2)`.
-        jacobian: source pixels an output pixel, :math:`(B, h, w, 2, 2)` or of length 1 along the first three; finite
+        jacobian: source pixels per output pixel, :math:`(B, h, w, 2, 2)` or of length 1 along the first three; finite
             differences of the grid if ``None``.
         noise: the draws, :math:`(K - 1, h, w, 2)` or :math:`(B, K - 1, h, w, 2)`.
         whiten: whether the draws are still to be whitened.
@@ -49,8 +49,8 @@ def sample(
         mode, padding_mode, align_corners: how ``F.grid_sample`` reads the image.
 
     Returns:
-        The value :math:`I_0 + A_1`, :math:`(B, C, h, w)`, and the slopes along x and y in intensity a unit of the grid,
-        :math:`(B, C, h, w, 2)`: 0 along a coordinate that is no finite number or far outside.
+        The value :math:`I_0 + A_1`, :math:`(B, C, h, w)`, and the slopes along x and y in intensity per unit of the
+        grid, :math:`(B, C, h, w, 2)`: 0 along a coordinate that is no finite number or far outside.
     """
     size = input.shape[-1], input.shape[-2]
     points = usable_points(grid)
@@ -122,7 +122,7 @@ def fit(
         mode, padding_mode, align_corners: how ``F.grid_sample`` reads the image.
 
     Returns:
-        The slopes along x and y in intensity a source pixel, :math:`(2, B, C, h, w)`, and :math:`A_1`,
+        The slopes along x and y in intensity per source pixel, :math:`(2, B, C, h, w)`, and :math:`A_1`,
         :math:`(B, C, h, w)`, or ``None`` without the row of ones.
     """
     size = input.shape[-1], input.shape[-2]

@@ -106,7 +106,7 @@ def _choose(input: Tensor, mode: str, dtype: torch.dtype) -> tuple[ModuleType, T
 
 
 class _Differentiable(torch.autograd.Function):
-    """The operator and its derivative. ``torch.library.register_autograd`` says the same, in 40 microseconds a call."""
+    """The operator and its derivative. ``torch.library.register_autograd`` does it too, in 40 microseconds per call."""
 
     @staticmethod
     def forward(ctx: _Untyped, input: Tensor, grid: Tensor, *others: Tensor | _Setting | None) -> tuple[Tensor, Tensor]:

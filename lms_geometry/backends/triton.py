@@ -71,7 +71,7 @@ def sample(
         at_once = 16 if channels % 16 == 0 else min(8, triton.next_power_of_2(channels))
         input = _side_by_side(input, at_once)
     samples = triton.next_power_of_2(sampling.num_samples)
-    # 8 samples a thread where pixels alone lie along the threads, 16 numbers of samples where channels do too: with
+    # 8 samples per thread where pixels alone lie along the threads, 16 numbers of samples where channels do too: with
     # more, numbers no longer fit in registers; with fewer, too few loads are under way.
     pixels = max(1, min(128, (1024 if at_once <= 4 else 2048 // at_once) // samples))
     blocks = batch * triton.cdiv(h * w, pixels)
