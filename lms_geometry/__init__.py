@@ -1,10 +1,10 @@
 """Image warps with the linearized multi-sampling gradient, as drop-ins for kornia and PyTorch."""
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.modules import LinearizedGridSample, LinearizedHomographyWarper
+from lms_geometry.modules import LinearizedGridSample, LinearizedHomographyWarper, LinearizedRoIAlign
 from lms_geometry.noise import draw_noise
 from lms_geometry.registration import Registration, register
-from lms_geometry.roi import LinearizedRoIAlign, roi_align_linearized
+from lms_geometry.roi import roi_align_linearized
 from lms_geometry.sampling import grid_sample_linearized
 from lms_geometry.warp import (
     homography_warp_linearized,

@@ -1,10 +1,13 @@
 """``nn.Module`` forms of the functions: settings at construction, tensors at call."""
 
+from collections.abc import Sequence
+
 import torch
 from kornia.geometry.transform import HomographyWarper
 from torch import Tensor, nn
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.roi import roi_align_linearized
 from lms_geometry.sampling import grid_sample_linearized
 from lms_geometry.warp import homography_warp_linearized
 
@@ -146,4 +149,68 @@ class LinearizedHomographyWarper(HomographyWarper):
             sampling=self.sampling,
             noise=noise,
             generator=generator,
+        )
+
+
+class LinearizedRoIAlign(nn.Module):
+    """Module form of :func:`roi_align_linearized`, with the arguments of :class:`torchvision.ops.RoIAlign`.
+
+    Convention:
+        - as :func:`roi_align_linearized`
+
+    Args:
+        output_size: bins of a box, ``(height, width)`` or one number for both.
+        spatial_scale: pixels of the image per unit of the boxes.
+        sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
+        aligned: whether pixels have their centres at halves instead of integers.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> align = LinearizedRoIAlign((5, 7), spatial_scale=0.25, sampling_ratio=2, aligned=True)
+        >>> align(torch.rand(1, 3, 20, 30), [torch.tensor([[16.0, 8.0, 72.0, 64.0]])]).shape
+        torch.Size([1, 3, 5, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+
+    def forward(
+        self,
+        input: Tensor,
+        rois: Tensor | Sequence[Tensor],
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Pool ``rois`` of ``input`` :math:`(N, C, H, W)`, as :func:`roi_align_linearized`."""
+        return roi_align_linearized(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            sampling=self.sampling,
+            noise=noise,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, sampling={self.sampling}"
         )
