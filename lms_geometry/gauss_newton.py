@@ -7,7 +7,7 @@ their steps together; the worst are dropped on the way, and an image that has co
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from kornia.geometry.grid import create_meshgrid
 from torch import Tensor
 
-from lms_geometry.agreement import Loss, Residual, residual
+from lms_geometry.agreement import Residual, residual
 from lms_geometry.annealing import annealed
 from lms_geometry.backends.eager import usable_points
 from lms_geometry.backends.operator import linearized_sample
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.motions import Motion, motion_derivative, motion_matrix, turned
+from lms_geometry.motions import motion_derivative, motion_matrix, turned
 from lms_geometry.noise import draw_noise
+from lms_geometry.problem import WHOLLY_SEEN, Problem
 from lms_geometry.projection import project
 
 # From this share on the intercept is dropped: the value is the exact bilinear one.
@@ -35,8 +36,6 @@ _LEAST_DAMPING = 1e-5
 # Of the parameters, whose units are half the target's longer side, radians and octaves.
 _LONGEST_STEP = 0.2
 _CONVERGED = 1e-4
-# What a pixel reads is counted where so much of it is in the source's mask.
-WHOLLY_SEEN = 0.99
 
 
 class Stage(NamedTuple):
@@ -53,49 +52,6 @@ class Stage(NamedTuple):
 
 
 _SEARCH = (Stage(0.25, 32, 3, 5), Stage(0.5, 64, 1, 6), Stage(0.75, None, 1, 8))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is to be aligned: ``source``, ``(B, C, H, W)``, with ``target``, ``(B, C, h, w)``, and how to compare them.
-
-    ``start`` ``(B, 3, 3)`` is normalised, target to source; ``dsize`` is the target's size when it was not yet shrunk.
-    The masks, ``(B, 1, H, W)`` and ``(B, 1, h, w)``, are 1 where an image counts. Without a ``source_mask`` all of the
-    target counts, and what lies outside the source is zero.
-    """
-
-    source: Tensor
-    target: Tensor
-    start: Tensor
-    dsize: tuple[int, int]
-    motion: Motion
-    source_mask: Tensor | None
-    target_mask: Tensor
-    photometric: bool
-    loss: Loss
-
-    def take(self, rows: Tensor) -> "Problem":
-        """The problem of some of the images."""
-        return replace(
-            self,
-            source=self.source[rows],
-            target=self.target[rows],
-            start=self.start[rows],
-            source_mask=None if self.source_mask is None else self.source_mask[rows],
-            target_mask=self.target_mask[rows],
-        )
-
-    def shrunk(self, longest: int | None) -> "Problem":
-        """The problem with a target of at most ``longest`` pixels, and a source to match."""
-        if longest is None:
-            return self
-        return replace(
-            self,
-            source=_shrink(self.source, _SOURCE_TO_TARGET * longest),
-            target=_shrink(self.target, longest),
-            source_mask=None if self.source_mask is None else _shrink(self.source_mask, _SOURCE_TO_TARGET * longest),
-            target_mask=_shrink(self.target_mask, longest),
-        )
 
 
 class Descent(NamedTuple):
@@ -134,7 +90,7 @@ def descend(
     losses: list[Tensor] = []
     step = 0
     for stage in _SEARCH:
-        level = problem.shrunk(stage.longest)
+        level = _shrunk(problem, stage.longest)
         for step in islice(steps, round(stage.until * count) - len(losses)):
             settings = _annealed(sampling, anneal, step / count)
             equations = _normal_equations(level, parameters, settings, generator)
@@ -350,6 +306,20 @@ def _annealed(
     if not isinstance(sampling, LinearizedSampling) or anneal is None:
         return sampling
     return annealed(sampling, anneal, share, _EXACT)
+
+
+def _shrunk(problem: Problem, longest: int | None) -> Problem:
+    """The problem with a target of at most ``longest`` pixels, and a source to match."""
+    if longest is None:
+        return problem
+    mask = problem.source_mask
+    return replace(
+        problem,
+        source=_shrink(problem.source, _SOURCE_TO_TARGET * longest),
+        target=_shrink(problem.target, longest),
+        source_mask=None if mask is None else _shrink(mask, _SOURCE_TO_TARGET * longest),
+        target_mask=_shrink(problem.target_mask, longest),
+    )
 
 
 def _shrink(image: Tensor, longest: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -10,14 +10,14 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
-from lms_geometry.agreement import Loss, agreement, contrast, residual
+from lms_geometry.agreement import Loss, agreement, residual
 from lms_geometry.annealing import ANNEALED_SHARE, annealed
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import WIDEST, LinearizedSampling
-from lms_geometry.gauss_newton import WHOLLY_SEEN, Descent, Problem, descend
+from lms_geometry.gauss_newton import Descent, descend
 from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
-from lms_geometry.projection import pixel_normalisation
+from lms_geometry.problem import WHOLLY_SEEN, Problem, make_problem, normalisation
 from lms_geometry.warp import homography_warp_linearized
 
 Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
@@ -27,8 +27,6 @@ _DEFAULT_ANNEAL: dict[Optimizer, tuple[float, float]] = {"gauss-newton": (4.0, 0
 _DEFAULT_STEPS: dict[Optimizer, int] = {"gauss-newton": 60, "adam": 200}
 _DEFAULT_STARTS = 5
 _MOST_STARTS = 8
-# Beyond, squares and their sums leave float32.
-_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,8 +156,8 @@ def register(
         sampling, anneal = LinearizedSampling.alignment(), anneal or _DEFAULT_ANNEAL[optimizer]
 
     with torch.no_grad(), no_autocast(source.device):
-        given = _problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
-        problem = _normalised(given)
+        given = make_problem(source, target, init, motion, source_mask, target_mask, overlap, photometric, loss)
+        problem = given.normalised()
         ticks = iter(_steps(steps, progress))
         if optimizer == "adam" or callable(sampling):
             images = given if callable(sampling) else problem  # a function may read images of its own
@@ -167,83 +165,6 @@ def register(
         else:
             found = descend(problem, sampling, anneal, starts, ticks, steps, generator)
         return _registration(problem, found)
-
-
-def _problem(
-    source: Tensor,
-    target: Tensor,
-    init: Tensor | None,
-    motion: Motion,
-    source_mask: Tensor | None,
-    target_mask: Tensor | None,
-    overlap: bool,
-    photometric: bool,
-    loss: Loss,
-) -> Problem:
-    """The images in one dtype and batch, the start in normalised coordinates."""
-    working = torch.promote_types(source.dtype, torch.float32)
-    batch = source.shape[0] if target.shape[0] == 1 else target.shape[0]
-    source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
-    if source.shape[1] != target.shape[1]:
-        source, target = (image.mean(1, keepdim=True) for image in (source, target))
-    if init is None:
-        start = _start(motion, source, target)
-    else:
-        start = _normalisation(source) @ init.detach().to(working).inverse() @ _normalisation(target).inverse()
-    if source_mask is None and overlap:
-        source_mask = torch.ones_like(source[:, :1])
-    if source_mask is not None:
-        source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
-        source = _filled(source, source_mask)
-    if target_mask is not None:
-        target_mask = target_mask.detach().to(working).expand(batch, -1, -1, -1)
-        target = _filled(target, target_mask)
-    else:
-        target_mask = torch.ones_like(target[:, :1])
-    for name, image in (("source", source), ("target", target)):
-        if image.abs().amax() > _LARGEST:
-            raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {image.abs().amax():g}")
-    dsize = target.shape[-2], target.shape[-1]
-    start = start.expand(batch, 3, 3)
-    return Problem(source, target, start, dsize, motion, source_mask, target_mask, photometric, loss)
-
-
-def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
-    """The plain resize, or, for a motion that cannot undo that, a resize that keeps the source's proportions."""
-    (height, width), (h, w) = source.shape[-2:], target.shape[-2:]
-    start = torch.eye(3, dtype=source.dtype, device=source.device)
-    if motion in ("translation", "similarity") and abs(w * height - h * width) > max(height, width):
-        scale = math.sqrt(height * width / (h * w))
-        start[0, 0], start[1, 1] = w * scale / width, h * scale / height
-    return start
-
-
-def _filled(image: Tensor, mask: Tensor) -> Tensor:
-    """An image with its mean where it is hidden: samples that reach there find nothing that stands out."""
-    return torch.lerp(_mean(image, mask), image, mask)
-
-
-def _mean(image: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each channel where it counts, ``(B, C, 1, 1)``."""
-    return (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True)
-
-
-def _normalised(problem: Problem) -> Problem:
-    """The same problem with images whose offset and, if it is fitted, contrast do not matter.
-
-    Where only the overlap counts, wide samples read zeros outside the source: let its mean be 0, so that they are no
-    edge. Where a gain is fitted, it lies within bounds: let it be about 1.
-    """
-    source, target = problem.source, problem.target
-    seen = torch.ones_like(source[:, :1]) if problem.source_mask is None else problem.source_mask
-    gain = torch.ones_like(source[:, :1, :1, :1])
-    if problem.photometric:
-        wanted = contrast(target[:, None], problem.target_mask[:, None])
-        gain = (wanted.sqrt() / contrast(source[:, None], seen[:, None]).sqrt())[:, 0]
-    mean = torch.zeros_like(source[:, :, :1, :1])
-    if problem.source_mask is not None:
-        mean = _mean(source, seen)
-    return replace(problem, source=gain * (source - mean), target=target - mean)
 
 
 def _adam(
@@ -293,7 +214,7 @@ def _registration(problem: Problem, found: Descent) -> Registration:
     count, batch = found.path.shape[:2]
     motions = motion_matrix(problem.motion, found.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
     normalised = problem.start @ motions
-    from_target = _normalisation(source).inverse() @ normalised @ _normalisation(problem.target)
+    from_target = normalisation(source).inverse() @ normalised @ normalisation(problem.target)
     to_target = from_target.inverse()
     to_target = to_target / to_target[..., 2:, 2:]
     corners = _corners(dsize, like=source).expand(count, batch, 4, 2)
@@ -304,11 +225,6 @@ def _registration(problem: Problem, found: Descent) -> Registration:
     moved = homography_warp(source, normalised[-1], dsize)
     score = agreement(moved, problem.target, seen)
     return Registration(to_target[-1], score, found.converged, found.loss, displacement, to_target)
-
-
-def _normalisation(image: Tensor) -> Tensor:
-    """From an image's pixels to its normalised coordinates, ``(1, 3, 3)``."""
-    return pixel_normalisation((image.shape[-2], image.shape[-1]), align_corners=False, like=image)
 
 
 def _corners(size: tuple[int, int], like: Tensor) -> Tensor:

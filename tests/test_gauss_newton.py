@@ -3,8 +3,9 @@ import torch
 from kornia.geometry import homography_warp
 
 from lms_geometry import LinearizedSampling
-from lms_geometry.gauss_newton import Problem, _normal_equations, _step
+from lms_geometry.gauss_newton import _normal_equations, _step
 from lms_geometry.motions import PARAMETERS, motion_matrix
+from lms_geometry.problem import Problem
 
 SIZE, DSIZE = (17, 23), (7, 9)
 
