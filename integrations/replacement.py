@@ -2,18 +2,17 @@
 
 import difflib
 import inspect
-import os
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Self
 
 from torch import nn
 
-_HERE = str(Path(__file__).parent) + os.sep
+from .report import HERE
+
 _ABSENT = object()
 _LOCK = threading.Lock()
 
@@ -153,7 +152,7 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
 def _level_of_the_user() -> int:
     """How many frames above the caller is the first outside of this package, as ``warnings.warn`` counts."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
         frame, level = frame.f_back, level + 1
     return level
 

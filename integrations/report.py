@@ -20,8 +20,8 @@ from torch import nn
 
 import lms_geometry
 
-LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
-_HIDDEN = (_HERE, _TORCH)
+LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
+_HIDDEN = (HERE, _TORCH)
 _COMPILED = str(Path(_TORCH) / "_dynamo" / "eval_frame.py")
 _CHECKPOINT = str(Path(_TORCH) / "utils" / "checkpoint.py")
 _INSTALLED = ("site-packages", "dist-packages")

@@ -80,9 +80,9 @@ def fit_gain(moved: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Ten
 
     One bias for all channels: to fit a tint too would leave the search without the colours to go by.
     """
-    mean_moved, mean_target = (_mean(image, weight).mean(2, keepdim=True) for image in (moved, target))
-    covariance = _mean((moved - mean_moved) * (target - mean_target), weight).mean(2, keepdim=True)
-    variance = _mean((moved - mean_moved).square(), weight).mean(2, keepdim=True)
+    mean_moved, mean_target = (weighted_mean(image, weight).mean(2, keepdim=True) for image in (moved, target))
+    covariance = weighted_mean((moved - mean_moved) * (target - mean_target), weight).mean(2, keepdim=True)
+    variance = weighted_mean((moved - mean_moved).square(), weight).mean(2, keepdim=True)
     gain = (covariance / (variance + _rounding(moved, weight))).clamp(*_GAINS)
     return gain, mean_target - gain * mean_moved
 
@@ -102,7 +102,7 @@ def agreement(moved: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     """
     moved, target, seen = moved[:, None], target[:, None], seen[:, None]
     moved = moved * (contrast(target, seen).sqrt() / contrast(moved, seen).sqrt())
-    moved, target = (image - _mean(image, seen) for image in (moved, target))
+    moved, target = (image - weighted_mean(image, seen) for image in (moved, target))
     spread = _covariance(target, target, seen)
     weight = seen
     for _ in range(_REWEIGHTINGS):
@@ -121,19 +121,19 @@ def contrast(image: Tensor, weight: Tensor) -> Tensor:
 
 def _rounding(image: Tensor, weight: Tensor) -> Tensor:
     """How much of a variance may be rounding."""
-    least = _LEAST_CONTRAST * _mean(image.square(), weight).mean(2, keepdim=True)
+    least = _LEAST_CONTRAST * weighted_mean(image.square(), weight).mean(2, keepdim=True)
     return least.clamp_min(torch.finfo(image.dtype).tiny)
 
 
 def _covariance(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     """Covariance over channels and pixels, each channel about its mean, ``(B, n, 1, 1, 1)``."""
-    product = (first - _mean(first, weight)) * (second - _mean(second, weight))
-    return _mean(product, weight).mean(2, keepdim=True)
+    product = (first - weighted_mean(first, weight)) * (second - weighted_mean(second, weight))
+    return weighted_mean(product, weight).mean(2, keepdim=True)
 
 
-def _mean(image: Tensor, weight: Tensor) -> Tensor:
-    """Mean of each channel, ``(B, n, C, 1, 1)``."""
-    return (image * weight).sum((3, 4), keepdim=True) / weight.sum((3, 4), keepdim=True).clamp_min(1e-6)
+def weighted_mean(image: Tensor, weight: Tensor) -> Tensor:
+    """Mean of each channel over the pixels, ``(..., C, 1, 1)``."""
+    return (image * weight).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True).clamp_min(1e-6)
 
 
 def _scale(size: Tensor, seen: Tensor, spread: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lms_geometry.agreement import Loss, contrast
+from lms_geometry.agreement import Loss, contrast, weighted_mean
 from lms_geometry.motions import Motion
 from lms_geometry.projection import pixel_normalisation
 
@@ -58,7 +58,7 @@ class Problem:
             wanted = contrast(self.target[:, None], self.target_mask[:, None])
             gain = (wanted.sqrt() / contrast(self.source[:, None], seen[:, None]).sqrt())[:, 0]
         if self.source_mask is not None:
-            mean = _mean(self.source, seen)
+            mean = weighted_mean(self.source, seen)
         return replace(self, source=gain * (self.source - mean), target=self.target - mean)
 
 
@@ -118,9 +118,4 @@ def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
 
 def _filled(image: Tensor, mask: Tensor) -> Tensor:
     """An image with its mean where it is hidden: samples that reach there find nothing that stands out."""
-    return torch.lerp(_mean(image, mask), image, mask)
-
-
-def _mean(image: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each channel where it counts, ``(B, C, 1, 1)``."""
-    return (image * mask).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True)
+    return torch.lerp(weighted_mean(image, mask), image, mask)
