@@ -47,11 +47,8 @@ def motion_matrix(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) ->
 
 def motion_derivative(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) -> Tensor:
     """Derivative of :func:`motion_matrix` with respect to each parameter, ``(B, P, 3, 3)``."""
-    batch, count = parameters.shape
-    repeated = parameters.repeat_interleave(count, 0)
-    directions = torch.eye(count, dtype=parameters.dtype, device=parameters.device).repeat(batch, 1)
-    derivative = torch.func.jvp(lambda p: motion_matrix(motion, p, dsize), (repeated,), (directions,))[1]
-    return derivative.view(batch, count, 3, 3)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda p: motion_matrix(motion, p[None], dsize)[0]))(parameters)
+    return jacobian.movedim(-1, 1)
 
 
 def turned(motion: Motion, count: int, like: Tensor) -> Tensor:

@@ -5,14 +5,12 @@ here without compiling it first. Import this module before torchvision.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
 try:
-    torch.ops.load_library(str(Path(find_spec("torchvision").origin).with_name("_C.so")))
-except OSError:
+    import_module("torchvision")
+except RuntimeError:
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     roi_align = import_module("torchvision.ops.roi_align")

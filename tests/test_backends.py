@@ -220,6 +220,7 @@ def test_cpu_works_in_a_child_after_a_fork_and_in_its_parent():
     assert subprocess.run([sys.executable, "-c", FORK], timeout=120, check=False).returncode == 0
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # opcheck reads it
 @every_backend
 @pytest.mark.parametrize("needed", [(False, False), (False, True), (True, True)])
 def test_the_operator_passes_opcheck(name, needed, monkeypatch):

@@ -248,6 +248,7 @@ def test_an_empty_batch_gives_an_empty_result(monkeypatch):
     assert [t.shape for t in torch.autograd.grad(out.sum(), (image, grid))] == [image.shape, grid.shape]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # opcheck reads it
 @runs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operator_passes_opcheck(dtype, monkeypatch):

@@ -93,7 +93,6 @@ class Wraps(nn.Module):
         return self.inner(image, grid)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, (IMAGE, grid_of(THETA)))])
 def test_torchscript_in_a_model_keeps_its_gradient_and_is_named(make):
     model = Wraps(make(Interpolates()))
@@ -105,7 +104,6 @@ def test_torchscript_in_a_model_keeps_its_gradient_and_is_named(make):
     patch.remove()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_scripted_function_is_named(monkeypatch):
     interpol = types.ModuleType("interpol")
 
@@ -119,7 +117,6 @@ def test_a_scripted_function_is_named(monkeypatch):
     assert "function interpol.pull is TorchScript" in patch.report()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_scripted_code_that_samples_nothing_is_not_named():
     class Doubles(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
