@@ -41,7 +41,8 @@ COLUMNS = {
 
 def recorded(data, transformer, rate, sampler):
     """Test error in a file of results, as "mean ± deviation"."""
-    name = f"{transformer.lower()}_{rate}" if data == "GTSRB" else "mnist"
+    mnist = "mnist_1x" if rate == "1x" else "mnist"
+    name = mnist if data == "MNIST" else f"{transformer.lower()}_{rate}"
     table = json.loads((ROOT / f"benchmarks/results/classification_{name}.json").read_text())["table"]
     column = table["columns"].index(rate)
     exact = not sampler.endswith("by")
