@@ -26,6 +26,7 @@ def test_code_of_the_readme_gives_what_it_says(capsys):
     assert "swapped" in patched
 
 
+RESULTS = ROOT / "benchmarks/results"
 PAGES = [ROOT / "README.md", ROOT / "docs/reproduction.md"]
 COLUMNS = {
     "bilinear": "bilinear",
@@ -41,13 +42,13 @@ COLUMNS = {
 
 def recorded(data, transformer, rate, sampler):
     """Test error in a file of results, as "mean ± deviation"."""
-    mnist = "mnist_1x" if rate == "1x" else "mnist"
-    name = mnist if data == "MNIST" else f"{transformer.lower()}_{rate}"
-    table = json.loads((ROOT / f"benchmarks/results/classification_{name}.json").read_text())["table"]
-    column = table["columns"].index(rate)
+    files = "mnist*" if data == "MNIST" else f"{transformer.lower()}_{rate}"
+    tables = [json.loads(p.read_text())["table"] for p in RESULTS.glob(f"classification_{files}.json")]
     exact = not sampler.endswith("by")
     (cell,) = [
-        row[column]
+        row[table["columns"].index(rate)]
+        for table in tables
+        if rate in table["columns"]
         for row in table["rows"]
         if row[0] == transformer and (row[1] == sampler if exact else row[1].startswith(sampler))
     ]
