@@ -7,13 +7,14 @@ DSIZE = (7, 9)
 
 
 @pytest.mark.parametrize("motion", PARAMETERS)
-def test_the_derivative_of_a_motion_is_that_of_autograd(motion):
+def test_the_derivative_of_a_motion_is_its_finite_difference(motion):
     generator = torch.Generator().manual_seed(1)
     parameters = 0.2 * torch.randn(2, len(PARAMETERS[motion]), generator=generator, dtype=torch.float64)
-    found = motion_derivative(motion, parameters, DSIZE)
-    for row, derivative in zip(parameters, found, strict=True):
-        expected = torch.autograd.functional.jacobian(lambda p: motion_matrix(motion, p[None], DSIZE)[0], row)
-        torch.testing.assert_close(derivative, expected.permute(2, 0, 1))
+    steps = 1e-6 * torch.eye(len(PARAMETERS[motion]), dtype=torch.float64)
+    ahead, behind = (
+        torch.stack([motion_matrix(motion, parameters + sign * step, DSIZE) for step in steps], 1) for sign in (1, -1)
+    )
+    torch.testing.assert_close(motion_derivative(motion, parameters, DSIZE), (ahead - behind) / 2e-6)
 
 
 def test_starts_are_turns_by_eighths_and_translations_have_none():
