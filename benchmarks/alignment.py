@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.datasets import NAMES, SIZES, load_images
 from benchmarks.figures import LINES, save_figure
+from benchmarks.peers import AUTHORS
 from benchmarks.problems import (
     REPORTED,
     SCALES,
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
     options = parser.parse_args()
     images = load_images(options.images, options.data, options.count)
-    samplers = SAMPLERS | ({"released code itself": authors(options.authors)} if options.authors else {})
+    samplers = SAMPLERS | ({AUTHORS: authors(options.authors)} if options.authors else {})
     methods: dict[str, Find] = {
         name: partial(descend, sampler, steps=options.steps) for name, sampler in samplers.items()
     } | {REGISTER: _register}

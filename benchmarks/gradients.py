@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.datasets import NAMES, SIZES, load_images
 from benchmarks.figures import LINES, save_figure
+from benchmarks.peers import AUTHORS
 from benchmarks.problems import make_targets
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
     options = parser.parse_args()
     images = load_images(options.images, options.data, options.count)
-    samplers = SAMPLERS | ({"released code itself": authors(options.authors)} if options.authors else {})
+    samplers = SAMPLERS | ({AUTHORS: authors(options.authors)} if options.authors else {})
 
     jobs: list[Job] = [
         {"count": options.count, "seed": options.seed, "rate": rate, "sampler": name}

@@ -25,7 +25,7 @@ from benchmarks.classification.figures import average_views, draw_curves, draw_v
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
 from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sampler
 from benchmarks.classification.train import Job, Run, evaluate, prepare, train
-from benchmarks.peers import authors_with_generator
+from benchmarks.peers import AUTHORS, authors_with_generator
 from benchmarks.results import report
 
 RATES = (8, 4, 2, 1)
@@ -54,7 +54,7 @@ def main() -> None:
     scale = replace(scale, steps=options.steps or scale.steps)
     samplers = {name: SAMPLERS[name] for name in options.samplers}
     if options.authors:
-        samplers["released code itself"] = Sampler(authors=authors_with_generator(options.authors))
+        samplers[AUTHORS] = Sampler(authors=authors_with_generator(options.authors))
     data_name = identity(options.set, data)
     jobs = [
         Job(transformer, name, rate, seed)

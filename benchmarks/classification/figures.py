@@ -16,6 +16,7 @@ from benchmarks.classification.networks import Network
 from benchmarks.classification.samplers import BILINEAR, TRAINING, UNMASKED
 from benchmarks.classification.train import Job, Run, Split
 from benchmarks.figures import LINES, save_figure
+from benchmarks.peers import AUTHORS
 
 _CLASSES = 10
 _LONG_NAME = 45
@@ -30,7 +31,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "bilinear, blurred by 0.125 output pixel": LINES["scale space"] | {"linestyle": ":"},
     "paper": LINES["paper's text"],
     "released code": LINES["released code's settings"],
-    "released code itself": LINES["released code's settings"] | {"linestyle": ":"},
+    AUTHORS: LINES["released code's settings"] | {"linestyle": ":"},
     TRAINING: LINES["whitened, 5 to 0.125"],
     UNMASKED: LINES["whitened, 5 to 0.125"] | {"linestyle": "--"},
 }
