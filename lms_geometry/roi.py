@@ -1,7 +1,8 @@
 """RoIAlign with a gradient for the boxes.
 
-A bin of a box is one output pixel. Its value is torchvision's; its gradient is the slope that linearized sampling
-(equations 2 to 9) finds around the centre of the bin, with a footprint that follows the size of the bin.
+A bin of a box is one output pixel. Its value is torchvision's, or with the intercept the height of the fitted plane; its
+gradient is the slope that linearized sampling (equations 2 to 9) finds around the centre of the bin, with a footprint
+that follows the size of the bin.
 """
 
 from collections.abc import Sequence
