@@ -138,7 +138,8 @@ def weighted_mean(image: Tensor, weight: Tensor) -> Tensor:
 
 def _scale(size: Tensor, seen: Tensor, spread: Tensor) -> Tensor:
     """A robust scale of residuals, ``(B, n)``: their median, beside the target's variance not too small."""
-    median = torch.where(seen > 0.5, size, torch.nan).flatten(2).nanmedian(-1).values
+    most = seen.amax((2, 3, 4), keepdim=True)
+    median = torch.where(seen > most / 2, size, torch.nan).flatten(2).nanmedian(-1).values
     least = _SMALLEST_MEDIAN * spread.sqrt().squeeze((2, 3, 4))
     return median.nan_to_num(1.0).maximum(least).clamp_min(1e-15)
 

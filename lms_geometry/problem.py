@@ -94,6 +94,8 @@ def make_problem(
     else:
         start = normalisation(source) @ init.detach().to(working).inverse() @ normalisation(target).inverse()
     for name, image in (("source", source), ("target", target)):
+        if not image.isfinite().all():
+            raise ValueError(f"{name} must be finite where its mask does not hide it, got NaN or infinity")
         if image.abs().amax() > _LARGEST:
             raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {image.abs().amax():g}")
     dsize = target.shape[-2], target.shape[-1]
@@ -118,4 +120,5 @@ def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
 
 def _filled(image: Tensor, mask: Tensor) -> Tensor:
     """An image with its mean where it is hidden: samples that reach there find nothing that stands out."""
-    return torch.lerp(weighted_mean(image, mask), image, mask)
+    shown = mask > 0
+    return torch.where(shown, image, weighted_mean(torch.where(shown, image, 0.0), mask))

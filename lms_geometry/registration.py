@@ -215,7 +215,7 @@ def _registration(problem: Problem, found: Descent) -> Registration:
     motions = motion_matrix(problem.motion, found.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
     normalised = problem.start @ motions
     from_target = normalisation(source).inverse() @ normalised @ normalisation(problem.target)
-    to_target = from_target.inverse()
+    to_target = torch.linalg.inv_ex(from_target).inverse  # an error would end the batch for one image that diverged
     to_target = to_target / to_target[..., 2:, 2:]
     corners = _corners(dsize, like=source).expand(count, batch, 4, 2)
     displacement = transform_points(from_target[..., None, :, :], corners).diff(dim=0).norm(dim=-1).mean(-1)
@@ -224,7 +224,7 @@ def _registration(problem: Problem, found: Descent) -> Registration:
     seen = problem.target_mask * homography_warp(source_mask, normalised[-1], dsize)
     moved = homography_warp(source, normalised[-1], dsize)
     score = agreement(moved, problem.target, seen)
-    return Registration(to_target[-1], score, found.converged, found.loss, displacement, to_target)
+    return Registration(to_target[-1], score.nan_to_num(0.0), found.converged, found.loss, displacement, to_target)
 
 
 def _corners(size: tuple[int, int], like: Tensor) -> Tensor:
@@ -261,9 +261,9 @@ def _check(
     for name, image in (("source", source), ("target", target)):
         if image.numel() == 0:
             raise ValueError(f"{name} must not be empty, got {tuple(image.shape)}")
-        if not image.isfinite().all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
     check_choice("motion", motion, get_args(Motion))
+    if isinstance(sampling, type) or getattr(sampling, "__self__", None) is LinearizedSampling:
+        raise TypeError(f"sampling must be a LinearizedSampling, got {sampling!r}, which still has to be called")
     if not isinstance(sampling, LinearizedSampling) and not callable(sampling) and sampling not in (None, "bilinear"):
         raise TypeError(f'sampling must be a LinearizedSampling, "bilinear", a function or None, got {sampling!r}')
     if anneal is not None and not isinstance(sampling, LinearizedSampling | None):

@@ -226,6 +226,12 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
         (lambda: register(A, D * 1e25), ValueError, "target must be at most 1e\\+15 in size, got .*e\\+2"),
         (lambda: register(A, D, "rigid"), ValueError, "motion must be one of .* got 'rigid'"),
         (lambda: register(A, D, sampling="nearest"), TypeError, "sampling must be .* got 'nearest'"),
+        (
+            lambda: register(A, D, sampling=LinearizedSampling.alignment),
+            TypeError,
+            "sampling must be a LinearizedSampling, got .*alignment.*, which still has to be called",
+        ),
+        (lambda: register(A, D, sampling=LinearizedSampling), TypeError, "which still has to be called"),
         (lambda: register(A, D, sampling="bilinear", anneal=(8.0, 1.0)), ValueError, "anneal must be None for"),
         (lambda: register(A, D, anneal=(8.0, 0.0)), ValueError, r"anneal must be two positive .* got \(8.0, 0.0\)"),
         (lambda: register(A, D, anneal=3.0), ValueError, "anneal must be two positive .* got 3.0"),
@@ -329,7 +335,7 @@ def test_hubers_loss_is_pulled_less_by_a_hidden_patch():
     assert errors["huber"] < errors["squared"] / 2
 
 
-@pytest.mark.parametrize("hidden", [0.7, -9999.0, -3.4e38])
+@pytest.mark.parametrize("hidden", [0.7, -9999.0, -3.4e38, torch.nan, torch.inf])
 @pytest.mark.parametrize("optimizer", ["gauss-newton", "adam"])
 def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer, hidden):
     truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
@@ -345,6 +351,28 @@ def test_what_a_mask_hides_in_the_target_does_not_matter(optimizer, hidden):
     torch.testing.assert_close(first.score, second.score)
     if optimizer == "gauss-newton":
         assert _corner_error(first.matrix, truth, DSIZE).item() < 0.1
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("mask", ["even", "soft"])
+def test_a_target_mask_between_0_and_1_weighs_pixels_and_leaves_their_values(mask, overlap):
+    truth = _about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = _scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1] for n in DSIZE)
+    weight = torch.full((1, 1, *DSIZE), 0.4) if mask == "even" else (rows[:, None] * columns)[None, None]
+    options = {"target_mask": weight, "overlap": overlap, "generator": torch.Generator().manual_seed(0)}
+    found = register(source, target, "similarity", **options)
+    assert _corner_error(found.matrix, truth, DSIZE).item() < 0.01
+    assert found.score.item() > 0.999
+
+
+def test_an_image_that_adam_leads_away_does_not_end_its_batch():
+    source, target = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 8, 8)
+    for motion, rate in (("affine", 300.0), ("homography", 30.0)):
+        options = {"optimizer": "adam", "learning_rate": rate, "steps": 20}
+        score = register(source, target, motion, generator=torch.Generator().manual_seed(0), **options).score
+        assert ((score >= 0) & (score <= 1)).all()
 
 
 def test_only_the_overlap_of_two_crops_of_one_scene_is_compared():
@@ -412,9 +440,10 @@ def test_the_source_mask_hides_a_part_of_the_source():
     target = warp_perspective(source, truth[None], DSIZE)
     mask = torch.ones(1, 1, *SIZE)
     mask[..., 20:40, 30:55] = 0
-    spoilt = torch.where(mask > 0, source, torch.tensor(1.0))
-    found = register(spoilt, target, "similarity", source_mask=mask, generator=torch.Generator().manual_seed(0))
-    assert _corner_error(found.matrix, truth, DSIZE).item() < 0.5
+    for hidden in (1.0, torch.nan):
+        spoilt = torch.where(mask > 0, source, torch.tensor(hidden))
+        found = register(spoilt, target, "similarity", source_mask=mask, generator=torch.Generator().manual_seed(0))
+        assert _corner_error(found.matrix, truth, DSIZE).item() < 0.5
 
 
 def test_the_score_tells_a_match_from_none():
