@@ -14,6 +14,7 @@ from kornia.geometry.transform import homography_warp, warp_perspective
 from torch import Tensor
 
 from lms_geometry.motions import Motion
+from lms_geometry.problem import WHOLLY_SEEN
 from lms_geometry.registration import Registration, register
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
+        if not 0 <= options.seed < 2**63:
+            raise InputError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
         if options.command == "demo":
             _demo(options.out, options.seed)
             return 0
@@ -112,8 +115,6 @@ def _register(options: argparse.Namespace) -> int:
         raise InputError(f"--size must be at least 8, got {options.size}")
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min-score must be from 0 to 1, got {options.min_score}")
-    if not 0 <= options.seed < 2**63:
-        raise InputError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     target = _read_image(options.target)
     if not options.source.is_dir():
         result = _register_one(options.source, target, options, options.out, progress=True)
@@ -141,10 +142,12 @@ def _register(options: argparse.Namespace) -> int:
 
 def _register_one(path: Path, target: Tensor, options: argparse.Namespace, out: Path, progress: bool) -> dict[str, Any]:
     source = _read_image(path)
-    out.mkdir(parents=True, exist_ok=True)
     (small_source, source_mask), (small_target, target_mask) = (
         _shrink(image, options.size) for image in (source, target)
     )
+    if source_mask is not None and not (source_mask > WHOLLY_SEEN).any():
+        raise InputError(f"{path} is nowhere opaque")
+    out.mkdir(parents=True, exist_ok=True)
     source, target = source[:, :3], target[:, :3]
     found = register(
         small_source,

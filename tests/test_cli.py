@@ -77,10 +77,15 @@ def test_a_file_of_a_folder_that_cannot_be_used_is_reported_and_the_rest_done(ph
     folder.mkdir()
     (folder / "a.png").write_bytes(b"not an image")
     Image.open(photos[0] / "source.jpg").save(folder / "b.png")
+    veiled = Image.open(photos[0] / "source.jpg")
+    veiled.putalpha(128)
+    veiled.save(folder / "c.png")
     arguments = [str(folder), str(photos[0] / "target.png"), "--out", str(tmp_path / "out")]
     assert cli.main(["register", *arguments, "--motion", "similarity", "--size", "64"]) == 1
-    bad, good = json.loads((tmp_path / "out" / "registrations.json").read_text())
+    bad, good, veiled = json.loads((tmp_path / "out" / "registrations.json").read_text())
     assert bad["good"] is False
+    assert veiled["error"] == f"{folder / 'c.png'} is nowhere opaque"
+    assert not (tmp_path / "out" / "c.png").exists()
     assert f"{folder / 'a.png'} is empty or not an image" in bad["error"]
     assert good["good"] is True
     assert f"FAILED: {bad['error']}" in capsys.readouterr().out
@@ -210,6 +215,13 @@ def test_an_option_outside_its_range_is_named(photos, tmp_path, capsys, option, 
         cli.main(["register", *arguments, *option])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_seed_of_the_demo_has_the_same_range(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--out", str(tmp_path), "--seed", "99999999999999999999999"])
+    assert stopped.value.code == 2
+    assert "--seed must be from 0 to 2^63 - 1" in capsys.readouterr().err
 
 
 def test_python_m_runs_the_same_command():
