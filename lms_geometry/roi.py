@@ -1,11 +1,12 @@
 """RoIAlign with a gradient for the boxes.
 
-A bin of a box is one output pixel. Its value is torchvision's, or with the intercept the height of the fitted plane; its
-gradient is the slope that linearized sampling (equations 2 to 9) finds around the centre of the bin, with a footprint
-that follows the size of the bin.
+A bin of a box is one output pixel. Its value is torchvision's, or with the intercept the height of the fitted plane.
+Its gradient is the slope that linearized sampling (equations 2 to 9) finds around the centre of the bin, with a
+footprint that follows the size of the bin.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,10 @@ def roi_align_linearized(
         - a box edge more than 10,000 pixels outside the image is moved to that distance, and so is a NaN; its gradient
           is 0
         - ``sampling.sigma`` is in bins, ``sampling.jitter`` in pixels of ``input``
-        - the values are products of matrices, as precise as :func:`torch.set_float32_matmul_precision` lets them be
+        - the values are products of matrices, as precise as :func:`torch.set_float32_matmul_precision` lets them be; a
+          NaN or infinite texel reaches every box of its image
+        - which boxes are on which image depends on the data: ``torch.compile`` breaks its graph here, and
+          ``torch.export`` and a ``vmap`` over boxes are not possible
 
     Args:
         input: the image or feature map, shape :math:`(N, C, H, W)`. Half precision is computed in float32.
@@ -111,7 +115,7 @@ def roi_align_linearized(
             surrounded = F.pad(image.detach()[None], (1, 1, 1, 1), "replicate")
             for rows in (index == number).nonzero()[:, 0].split(chunk):
                 part = _pool(image, start[rows].detach(), bin_size[rows].detach(), bins, sampling_ratio)
-                if noise is not None and len(rows):
+                if noise is not None:
                     draws = noise[rows] if noise.ndim == 5 else noise
                     linear = _linearize(surrounded, start[rows], bin_size[rows], bins, sampling, draws)
                     # One carries the gradient for the image, the other that for the boxes; the value is one of them.
@@ -196,6 +200,7 @@ def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
         raise ValueError(f"boxes must hold a tensor for each of the {len(input)} images, got {len(boxes)}")
     for number, some in enumerate(boxes):
         check_tensor(f"boxes[{number}]", some, ("R", 4))
+        check_same_device(f"boxes[{number}]", some, "input", input)
     return torch.cat([F.pad(some, (1, 0), value=number) for number, some in enumerate(boxes)])
 
 
@@ -212,11 +217,11 @@ def _check(
     check_same_device("boxes", rois, "input", input)
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")
-    if not spatial_scale > 0:
-        raise ValueError(f"spatial_scale must be above 0, got {spatial_scale}")
+    if not isinstance(spatial_scale, Real) or not spatial_scale > 0:
+        raise ValueError(f"spatial_scale must be a number above 0, got {spatial_scale!r}")
     if not isinstance(sampling_ratio, int):
         raise TypeError(f"sampling_ratio must be an int, got {sampling_ratio!r}")
     strangers = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
     if strangers:
-        raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {strangers}")
+        raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {strangers[0]}")
     check_noise(noise, sampling, len(rois), bins, input)

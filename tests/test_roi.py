@@ -282,6 +282,13 @@ class TestBoxes:
         assert pooled.shape == (0, C, *BINS)
         assert torch.autograd.grad(pooled.sum(), image)[0].count_nonzero() == 0
 
+    @pytest.mark.parametrize("sampling", [None, EXACT], ids=["default", "exact"])
+    def test_none_are_still_part_of_the_graph_that_predicted_them(self, sampling):
+        predict = torch.nn.Linear(4, 4)
+        boxes = [predict(torch.empty(0, 4)) for _ in range(N)]
+        roi_align_linearized(torch.randn(N, C, H, W), boxes, BINS, sampling=sampling).sum().backward()
+        assert predict.weight.grad.count_nonzero() == 0
+
     @conventions
     @samplings
     @pytest.mark.parametrize("far", [3e38, -3e38, 1e6, math.inf, -math.inf, math.nan])
@@ -386,14 +393,16 @@ class TestModule:
         ({"boxes": 7}, TypeError, "boxes must be a tensor"),
         ({"boxes": [INSIDE[:, 1:]]}, ValueError, "boxes must hold a tensor for each of the 2 images, got 1"),
         ({"boxes": [INSIDE, INSIDE]}, ValueError, r"boxes\[0\] must have shape \(R, 4\), got \(4, 5\)"),
-        ({"boxes": INSIDE + 1}, ValueError, r"boxes\[:, 0\] must be the number of an image, 0 to 1, got \[2.0, 2.0\]"),
+        ({"boxes": INSIDE + 1}, ValueError, r"boxes\[:, 0\] must be the number of an image, 0 to 1, got 2.0"),
         ({"boxes": INSIDE * math.nan}, ValueError, r"boxes\[:, 0\] must be the number of an image"),
         ({"boxes": INSIDE.to("meta")}, ValueError, "boxes must be on input's device"),
         ({"noise": 3}, TypeError, "noise must be a tensor, got int"),
         ({"input": torch.rand(0, C, H, W), "boxes": []}, ValueError, "input must have at least one image"),
         ({"output_size": (3, 0)}, ValueError, "output_size must be at least 1"),
         ({"output_size": (3, 4, 5)}, ValueError, "output_size must be"),
-        ({"spatial_scale": 0.0}, ValueError, "spatial_scale must be above 0, got 0.0"),
+        ({"boxes": [INSIDE[:, 1:], INSIDE[:, 1:].to("meta")]}, ValueError, r"boxes\[1\] must be on input's device cpu"),
+        ({"spatial_scale": "1"}, ValueError, "spatial_scale must be a number above 0, got '1'"),
+        ({"spatial_scale": 0.0}, ValueError, "spatial_scale must be a number above 0, got 0.0"),
         ({"sampling_ratio": 2.0}, TypeError, "sampling_ratio must be an int, got 2.0"),
         ({"sampling": 8}, TypeError, "sampling must be a LinearizedSampling or None, got int"),
         ({"noise": torch.rand(7, 5, 3, 2)}, ValueError, r"noise must have shape \(7, 3, 5, 2\), got \(7, 5, 3, 2\)"),
