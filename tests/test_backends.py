@@ -1,5 +1,6 @@
 """Every backend gives eager's numbers, however many threads and processes ask, and the choice among them is the user's."""
 
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -305,6 +306,7 @@ def test_what_cpu_cannot_do_eager_does(monkeypatch):
         (image, "nearest"),
         (image, "bicubic"),
         (image[:, :, :1], "bilinear"),
+        (image[:, :, :2, :1].expand(1, 1, 2, 2**24 + 1), "bilinear"),  # float32 counts its columns no more
     ):
         assert backends.choose(other, mode) is eager
 
@@ -326,6 +328,25 @@ def test_a_backend_that_is_missing_or_unknown_is_an_error_that_says_what_to_do(m
         ValueError, match=r"LMS_GEOMETRY_BACKEND must be one of .*'eager', 'cpu', 'triton'.*, got 'gpu'"
     ):
         grid_sample_linearized(image, grid)
+
+
+@needs_cpu
+def test_a_library_that_does_not_load_is_a_backend_that_is_missing(monkeypatch):
+    class Broken:
+        def __init__(self, path):
+            raise OSError(f"{path}: undefined symbol")
+
+    monkeypatch.setattr(ctypes, "CDLL", Broken)
+    monkeypatch.delitem(sys.modules, "lms_geometry.backends.cpu")
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    backends.missing.cache_clear()
+    backends._load.cache_clear()
+    try:
+        assert "cannot be loaded" in backends.missing("cpu")
+        assert backends.choose(torch.rand(1, 1, 5, 6), "bilinear") is eager
+    finally:
+        backends.missing.cache_clear()
+        backends._load.cache_clear()
 
 
 def _skip_unless_supported(instructions):

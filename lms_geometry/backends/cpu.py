@@ -42,6 +42,7 @@ def supports(input: Tensor, mode: str) -> bool:
         and input.dtype == torch.float32
         and mode == "bilinear"
         and min(height, width) > 1
+        and max(height, width) <= 2**24  # float32 counts no further
         and height * width < 2**31
     )
 
@@ -158,7 +159,12 @@ def _run(kernel: str, job: ctypes.Structure, threads: int) -> None:
 
 def _load() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("lms_geometry.backends._cpu")
-    return None if spec is None or spec.origin is None else ctypes.CDLL(spec.origin)
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return ctypes.CDLL(spec.origin)
+    except OSError as error:
+        raise ImportError(f"its C library cannot be loaded: {error}") from error
 
 
 def _find_team() -> "ctypes._NamedFuncPointer | None":

@@ -4,6 +4,7 @@ Here the sizes of blocks are chosen and the kernels of ``_triton_kernels.py`` la
 is.
 """
 
+import subprocess
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -28,7 +29,7 @@ def missing() -> str | None:
     if not _interpreted():
         try:
             triton.runtime.driver.active.get_current_target()
-        except RuntimeError as error:
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # it may compile what it asks with
             return f"Triton finds no GPU: {error}"
     return None
 
@@ -41,6 +42,7 @@ def supports(input: Tensor, mode: str) -> bool:
         and input.dtype in _DTYPES
         and mode == "bilinear"
         and min(height, width) > 1
+        and max(height, width) <= 2**24  # float32 counts no further
         and _reach(input) < 2**30  # offsets within an image have 32 bits, and a copy may be twice as large
     )
 
