@@ -151,6 +151,14 @@ class LinearizedHomographyWarper(HomographyWarper):
             generator=generator,
         )
 
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"height={self.height}, width={self.width}, mode={self.mode!r}, padding_mode={self.padding_mode!r}, "
+            f"normalized_coordinates={self.normalized_coordinates}, align_corners={self.align_corners}, "
+            f"sampling={self.sampling}"
+        )
+
 
 class LinearizedRoIAlign(nn.Module):
     """Module form of :func:`roi_align_linearized`, with the arguments of :class:`torchvision.ops.RoIAlign`.

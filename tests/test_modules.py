@@ -45,6 +45,13 @@ def test_homography_warper_equals_the_function_and_kornias(normalized_coordinate
     )
 
 
+def test_a_warper_shows_its_settings():
+    shown = repr(LinearizedHomographyWarper(4, 5, padding_mode="border", sampling=SAMPLING))
+    assert "height=4, width=5" in shown
+    assert "border" in shown
+    assert "num_samples=5" in shown
+
+
 def test_a_warper_keeps_the_homography_it_was_given():
     image, M, noise = torch.rand(1, 2, 9, 11), torch.eye(3)[None], draw_noise(SAMPLING, (4, 5))
     warper = LinearizedHomographyWarper(4, 5, sampling=SAMPLING)
