@@ -204,11 +204,12 @@ class Patch:
             self._exclude,
             self.sampling.intercept,
             compiling,
-            "compiled" if compiling else f"{tuple(input.shape)}, {tuple(grid.shape)}",
+            "compiled" if compiling else _shapes(input, grid),
             calls.unfit(input, grid, mode, padding_mode, jacobian),
+            jacobian is not None,
             tuple(self._thread.running),
         )
-        if outcome != "swapped":
+        if not outcome.startswith(_SWAPPED):
             return func(*args, **kwargs)
         return grid_sample_linearized(
             input,
@@ -264,6 +265,7 @@ class Patch:
         compiling: bool,
         shapes: str,
         unfit: str,
+        exact: bool,
         running: Sequence[tuple[str, bool]],
     ) -> str:
         """What to do with a call, by where it comes from and what is known of it; counts it."""
@@ -276,7 +278,7 @@ class Patch:
         included = [pattern for pattern in include or () if report.matches(pattern, stack, modules)]
         excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
         self._matched.update(included, excluded)
-        outcome = "swapped"
+        outcome = f"{_SWAPPED}, exact Jacobian" if exact else _SWAPPED
         if unfit == calls.NO_GRADIENT and included and intercept:
             unfit = ""  # a model is evaluated on such values as it was trained on
         if report.in_checkpoint(block, self):
@@ -311,6 +313,7 @@ class Patch:
             warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
 
 
+_SWAPPED = "swapped"
 _NOTHING_SEEN = (
     "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
     "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
@@ -321,6 +324,11 @@ _PASSED_BY = (
     "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
     "same values"
 )
+
+
+def _shapes(input: Tensor, grid: Tensor) -> str:
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return "traced" if traced else f"{tuple(input.shape)}, {tuple(grid.shape)}"
 
 
 class _Thread(threading.local):

@@ -69,6 +69,10 @@ class _Patched:
     def __init_subclass__(cls) -> None:
         """Stop here: a base that keeps a register of its subclasses must not learn of this one."""
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Say to ``torch.jit.script`` what it would not find out."""
+        raise RuntimeError("a patched module cannot be scripted: remove() its patch before torch.jit.script()")
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """Copy and pickle as a module of the plain class."""
         reduced = super().__reduce_ex__(protocol)

@@ -66,7 +66,7 @@ def call_stack(outermost: FrameType | None, patch: object) -> list[Frame] | None
         if code.co_filename == _COMPILED and stack and all(f.path.startswith("<eval_with_key>") for f in stack):
             return None
         if not code.co_filename.startswith(_HIDDEN):
-            stack.append(Frame(code.co_filename, frame.f_lineno or 0, code.co_name))
+            stack.append(Frame(code.co_filename, frame.f_lineno or 0, _own_name(code.co_name)))
         elif _enters(frame, patch):
             end = len(stack)
         elif code.co_filename == _CHECKPOINT and end is not None:
@@ -100,7 +100,13 @@ def _enters(frame: FrameType, patch: object) -> bool:
 def traced_call_stack() -> list[Frame]:
     """The same while ``torch.compile`` traces, when the frames of the traced code exist only in the tracer."""
     summary = torch._guards.TracingContext.extract_stack()
-    return [Frame(f.filename, f.lineno or 0, f.name) for f in reversed(summary) if not f.filename.startswith(_HIDDEN)]
+    frames = [frame for frame in reversed(summary) if not frame.filename.startswith(_HIDDEN)]
+    return [Frame(frame.filename, frame.lineno or 0, _own_name(frame.name)) for frame in frames]
+
+
+def _own_name(function: str) -> str:
+    """A function's name: what follows a break of the graph is compiled under another."""
+    return re.sub(r"^torch_dynamo_resume_in_(.+)_at_\d+$", r"\1", function)
 
 
 def caller_trains(outermost: FrameType | None) -> bool:
@@ -126,6 +132,10 @@ def check_patterns(argument: str, patterns: object, target: nn.Module | None) ->
                 "linearize(model, ...), or name a call site, 'warp.py:31', or a function, 'warp()'"
             )
         if not any(_matches_module(pattern, name) for name in names):
+            named = _submodule(target, pattern)
+            for name, module in target.named_modules():
+                if module is named:
+                    raise ValueError(f"{argument} pattern {pattern!r} is another name of {name!r}: write that")
             shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
             raise ValueError(
                 f"{argument} pattern {pattern!r} matches none of the submodules ({shown}). A call site is written "
@@ -175,6 +185,13 @@ def unreachable(target: nn.Module | None) -> Iterator[str]:
                         f"cannot be seen: function {module_name}.{name} is TorchScript; if it runs here, it keeps its "
                         f"own gradient: replace({module_name}, {name!r}, adapter)"
                     )
+
+
+def _submodule(target: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return target.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 def _names_module(pattern: str) -> bool:

@@ -78,6 +78,13 @@ def test_bad_input_is_told_what_to_do_instead():
         linearize(include=["stn"])
 
 
+def test_another_name_of_a_submodule_is_told_apart_from_none():
+    model = Model()
+    model.again = model.heads
+    with pytest.raises(ValueError, match=r"include pattern 'again.mask' is another name of 'heads.mask': write that"):
+        linearize(model, include=["again.mask"])
+
+
 def test_a_patch_removed_twice_says_so():
     patch = linearize(Model())
     patch.remove()

@@ -188,6 +188,16 @@ def test_a_traced_or_exported_graph_is_swapped():
                 torch.testing.assert_close(got, stn(IMAGE))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_call_traced_for_torchscript_is_swapped_and_shown_without_shapes():
+    stn = STN()
+    with linearize(stn) as patch:
+        torch.jit.trace(stn, IMAGE, check_trace=False)
+    assert "traced" in patch.report()
+    assert "swapped" in patch.report()
+    assert "tensor(" not in patch.report()
+
+
 def test_sites_and_functions_are_known_where_a_patched_model_is_exported():
     stn = STN()
     with linearize(stn, sampling=EXACT, exclude=["sample()"]) as patch:
@@ -208,6 +218,32 @@ def test_a_training_loop_compiles_a_patched_model_once():
             thread.submit(lambda: compiled(IMAGE).sum().backward()).result()
     assert [row.split()[0] for row in patch.report().splitlines()[1:]] == ["1", "1"]
     patch.remove()
+
+
+def sample_after_a_break(image, grid):
+    torch._dynamo.graph_break()
+    return sample(image, grid)
+
+
+@pytest.mark.parametrize("on_module", [False, True])
+def test_a_function_keeps_its_name_after_a_break_of_its_graph(on_module):
+    class Breaks(nn.Module):
+        def forward(self, image, grid):
+            return sample_after_a_break(image, grid)
+
+    model = Breaks()
+    torch.compiler.reset()
+    with linearize(model if on_module else None, exclude=["sample_after_a_break()"]) as patch:
+        torch.compile(model, backend="eager")(IMAGE, grid_that_learns())
+    assert "left: excluded by 'sample_after_a_break()'" in patch.report()
+    assert "swapped" not in patch.report()
+    assert "resume_in" not in patch.report()
+
+
+def test_a_patched_module_says_why_it_cannot_be_scripted():
+    model = Model()
+    with linearize(model), pytest.raises(RuntimeError, match=r"remove\(\) its patch before torch\.jit\.script"):
+        torch.jit.script(model)
 
 
 def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
