@@ -193,6 +193,7 @@ def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
         raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
     if isinstance(boxes, Tensor):
         check_tensor("boxes", boxes, ("R", 5))
+        check_same_device("boxes", boxes, "input", input)
         return boxes
     if not isinstance(boxes, Sequence):
         raise TypeError(f"boxes must be a tensor (R, 5) or a list of tensors (R, 4), got {type(boxes).__name__}")
@@ -214,7 +215,6 @@ def _check(
     noise: Tensor | None,
 ) -> None:
     check_sampling(sampling)
-    check_same_device("boxes", rois, "input", input)
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")
     if not isinstance(spatial_scale, Real) or not spatial_scale > 0:
