@@ -22,12 +22,10 @@ from benchmarks.gradients import angles_to_truth
 from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, descend, recalls_of, show_recalls
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
-from benchmarks.samplers import WHITENED, Draw, Sampler, linearized, on_pyramid
-from lms_geometry import LinearizedSampling
+from benchmarks.samplers import PAPER, WHITENED, Draw, Sampler, linearized, on_pyramid
 
 # The paper's text without the mask, which would hide what the others do.
-BASE = LinearizedSampling(mask_out_of_bounds=False)
-MASKED = LinearizedSampling.paper()
+BASE = replace(PAPER, mask_out_of_bounds=False)
 ANNEAL = (5.0, 0.125)
 PATTERNS: dict[str, Draw] = {
     "antithetic": patterns.antithetic,
@@ -42,14 +40,14 @@ STUDIES: dict[str, dict[str, dict[str, Sampler]]] = {
         "K": {str(k): linearized(replace(BASE, num_samples=k)) for k in (4, 8, 16, 32)},
         "K, whitened": {str(k): linearized(replace(WHITENED, num_samples=k)) for k in (4, 8, 16, 32)},
         "mask": {
-            "on, zeros": linearized(MASKED),
+            "on, zeros": linearized(PAPER),
             "off, zeros": linearized(BASE),
-            "on, border": linearized(MASKED, padding_mode="border"),
+            "on, border": linearized(PAPER, padding_mode="border"),
             "off, border": linearized(BASE, padding_mode="border"),
         },
         "intercept": {
             "off": linearized(replace(BASE, intercept=False)),
-            "off, mask on": linearized(replace(MASKED, intercept=False)),
+            "off, mask on": linearized(replace(PAPER, intercept=False)),
             "off, whitened": linearized(replace(WHITENED, intercept=False)),
         },
         "ridge": {f"{r:g}": linearized(replace(BASE, ridge=r)) for r in (1e-6, 1e-3, 1, 100)},

@@ -8,6 +8,7 @@ whose mean corner error, in half widths, ends below 0.02 and below 0.3; the figu
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,25 +32,30 @@ from benchmarks.problems import (
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    PAPER,
     WHITENED,
     Sampler,
     authors,
     bilinear,
     linearized,
+    mipmapped,
     multi_scale,
     on_pyramid,
     released,
     scale_space,
+    supersampled,
 )
-from lms_geometry import LinearizedSampling, register
+from lms_geometry import register
 
 SAMPLERS: dict[str, Sampler] = {
     "bilinear": bilinear,
     "multi-scale (1, 5, 10)": multi_scale,
+    "supersampled 3 x 3": supersampled(3),
+    "mipmap": mipmapped(),
     "scale space, 4 to 0": scale_space(4.0),
-    "paper's text": linearized(LinearizedSampling.paper()),
-    "paper's, mask off": linearized(LinearizedSampling(mask_out_of_bounds=False)),
-    "paper's, mask and intercept off": linearized(LinearizedSampling(mask_out_of_bounds=False, intercept=False)),
+    "paper's text": linearized(PAPER),
+    "paper's, mask off": linearized(replace(PAPER, mask_out_of_bounds=False)),
+    "paper's, mask and intercept off": linearized(replace(PAPER, mask_out_of_bounds=False, intercept=False)),
     "released code's settings": released,
     "whitened, mask off, 8 to 0.5": linearized(WHITENED, (8.0, 0.5)),
     "whitened, mask off, 8 to 0.125": linearized(WHITENED, (8.0, 0.125)),

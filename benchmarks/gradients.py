@@ -25,29 +25,33 @@ from benchmarks.problems import make_targets
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    PAPER,
     WHITENED,
     Read,
     Sampler,
     authors,
     bilinear,
     linearized,
+    mipmapped,
     multi_scale,
     on_pyramid,
     released,
     scale_space,
+    supersampled,
 )
-from lms_geometry import LinearizedSampling
 
 REACH, POINTS = 1.0, 10
 DISTANCES = (0.3, 0.6, 0.9, REACH * 2**0.5)
 SAMPLERS: dict[str, Sampler] = {
     "bilinear": bilinear,
     "multi-scale (1, 5, 10)": multi_scale,
+    "supersampled 3 x 3": supersampled(3),
+    "mipmap": mipmapped(),
     "scale space, 1": scale_space(1.0),
     "scale space, 2": scale_space(2.0),
-    "paper's text": linearized(LinearizedSampling.paper()),
-    "paper's, mask off": linearized(LinearizedSampling(mask_out_of_bounds=False)),
-    "paper's, mask off, K = 16": linearized(LinearizedSampling(num_samples=16, mask_out_of_bounds=False)),
+    "paper's text": linearized(PAPER),
+    "paper's, mask off": linearized(replace(PAPER, mask_out_of_bounds=False)),
+    "paper's, mask off, K = 16": linearized(replace(PAPER, num_samples=16, mask_out_of_bounds=False)),
     "released code's settings": released,
     "whitened, mask off": linearized(WHITENED),
     "whitened, mask off, sigma = 4": linearized(replace(WHITENED, sigma=4)),

@@ -31,14 +31,21 @@ def multi_scale(image: Tensor) -> tuple[Tensor, Tensor]:
     return blurred(image, *MULTI_SCALE)
 
 
-def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, Tensor]:
-    """An image on a canvas of zeros, blurred, and the canvas's width and height in images.
+def blurred(image: Tensor, *sigmas: float, padding_mode: str = "zeros") -> tuple[Tensor, Tensor]:
+    """An image on a larger canvas, blurred, and the canvas's width and height in units of the image's.
 
-    The canvas keeps what the blur spreads beyond the edge, as sampling with zero padding would see it. The mean over
-    the blurs if there are several.
+    The canvas keeps the light that the blur spreads beyond the edges of the image. The mean of the blurred images is
+    returned where there are several blurs.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        sigmas: standard deviations of Gaussians in pixels.
+        padding_mode: how the canvas goes on around the image: ``"zeros"`` or ``"border"``.
     """
     margin = int(3 * max(sigmas)) + 1
-    canvas = F.pad(image, (margin,) * 4)
+    # The Fourier transform joins opposite edges. Where they are not both zero, what it mixes there is cut off.
+    cut = margin if padding_mode == "border" else 0
+    canvas = F.pad(image, (margin + cut,) * 4, {"zeros": "constant", "border": "replicate"}[padding_mode])
     height, width = canvas.shape[-2:]
     squares = (
         torch.fft.fftfreq(height, device=image.device)[:, None].square()
@@ -46,7 +53,8 @@ def blurred(image: Tensor, *sigmas: float) -> tuple[Tensor, Tensor]:
     )
     falloff = torch.stack([(-2 * (torch.pi * sigma) ** 2 * squares).exp() for sigma in sigmas]).mean(0)
     smooth = torch.fft.irfft2(torch.fft.rfft2(canvas) * falloff, s=(height, width))
-    return smooth, image.new_tensor((width / image.shape[-1], height / image.shape[-2]))
+    smooth = smooth[..., cut : height - cut, cut : width - cut]
+    return smooth, image.new_tensor((smooth.shape[-1] / image.shape[-1], smooth.shape[-2] / image.shape[-2]))
 
 
 def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:

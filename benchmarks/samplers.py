@@ -5,6 +5,7 @@ a sampler that is annealed how much of a descent is done.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
-from benchmarks import peers
+from benchmarks import antialiasing, peers
 from lms_geometry import LinearizedSampling, grid_sample_linearized, homography_warp_linearized
 from lms_geometry.annealing import ANNEALED_SHARE, annealed
 
@@ -21,7 +22,8 @@ Sampler = Callable[[Tensor], Read]
 Draw = Callable[[LinearizedSampling, tuple[int, int], torch.Generator], Tensor]
 Anneal = tuple[float, float]
 
-RELEASED = LinearizedSampling(sigma=0.25, mask_out_of_bounds=False)
+PAPER = LinearizedSampling.paper()
+RELEASED = replace(PAPER, sigma=0.25, mask_out_of_bounds=False)
 WHITENED = LinearizedSampling.alignment()
 
 # A scale space is blurred anew so many times while it is annealed.
@@ -31,6 +33,32 @@ _LEVELS = 10
 def bilinear(images: Tensor) -> Read:
     """Plain ``grid_sample``."""
     return lambda warps, dsize, *_: peers.bilinear(images, _grid(warps, dsize))
+
+
+def supersampled(count: int, padding_mode: str = "zeros") -> Sampler:
+    """The mean of ``count * count`` bilinear reads within each output pixel."""
+
+    def prepare(images: Tensor) -> Read:
+        def read(warps: Tensor, dsize: tuple[int, int], *_: object) -> Tensor:
+            grid = _grid(warps, (count * dsize[0], count * dsize[1]))
+            return antialiasing.pooled(images.expand(len(warps), -1, -1, -1), grid, count, padding_mode)
+
+        return read
+
+    return prepare
+
+
+def mipmapped(bias: float = 0.0, padding_mode: str = "zeros") -> Sampler:
+    """Trilinear reads from a mipmap; ``bias`` is added to the level that a warp needs."""
+
+    def prepare(images: Tensor) -> Read:
+        def read(warps: Tensor, dsize: tuple[int, int], *_: object) -> Tensor:
+            expanded = images.expand(len(warps), -1, -1, -1)
+            return antialiasing.mipmapped(expanded, _grid(warps, dsize), padding_mode, bias)
+
+        return read
+
+    return prepare
 
 
 def multi_scale(images: Tensor) -> Read:

@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from benchmarks import peers
+from benchmarks import antialiasing, peers
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
@@ -42,7 +43,8 @@ SETTINGS = {
 }
 WHAT = (
     "Time of one call, forward and backward with a gradient for the grid, and the peak memory above the inputs, both "
-    "as ratios to bilinear sampling in the same round: medians. The grid is bare and the samples are drawn in the call."
+    "as ratios to bilinear sampling in the same round: medians. The grid is bare: samples are drawn, "
+    "and supersampling's dense grid is made, in the call."
 )
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
@@ -76,6 +78,8 @@ def main() -> None:
     samplers: dict[str, Sampler] = {
         "bilinear": peers.bilinear,
         "multi-scale (1, 5, 10)": multi_scale,
+        **{f"supersampled {n} x {n}": partial(antialiasing.supersampled, count=n) for n in (2, 3, 4)},
+        "mipmap": antialiasing.mipmapped,
     }
     if options.authors is not None:
         samplers["authors' code"] = peers.load_authors(options.authors)

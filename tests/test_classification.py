@@ -72,6 +72,16 @@ def test_a_blurred_image_is_sampled_as_if_it_went_on_in_black():
         torch.testing.assert_close(views, wanted, atol=2e-3, rtol=0)
 
 
+def test_with_border_padding_a_blurred_image_goes_on_with_its_last_texels():
+    pixels = torch.randint(255, (1, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theta = torch.tensor([[[0.6, -0.3, 0.9], [0.3, 0.6, -0.8]]])  # looks far beyond the edge
+    sampler = Sampler(blur=0.25, padding_mode="border")
+    views = sampler.read(sampler.prepare(pixels, 13).float() / 255, theta, SIZE, 13, torch.Generator())
+    canvas = gaussian_blur2d(F.pad(pixels / 255, (60,) * 4, mode="replicate"), (9, 9), (0.25 * SIZE / 13,) * 2)
+    grid = F.affine_grid(theta, [1, 1, 13, 13], align_corners=False)
+    torch.testing.assert_close(views, bilinear(canvas, grid * SIZE / canvas.shape[-1]), atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("width", [0.125, 0.25, 0.5])
 def test_narrow_blurs_are_gaussians_too(width):
     """The finest stripes lose by it what the Gaussian's spectrum says."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.antialiasing import mipmapped, pooled
 from benchmarks.peers import MULTI_SCALE, blurred
 from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
 
@@ -16,10 +17,14 @@ class Sampler:
     """A way to sample.
 
     Args:
-        sampling: settings of linearized sampling; bilinear if ``None``.
-        blurs: standard deviations in source pixels. Gaussians that the image is blurred by, each apart, and averaged.
-        blur: the same in output pixels of an image that is only shrunk.
-        padding_mode: what bilinear sampling sees outside the image.
+        sampling: settings of linearized sampling; ``None`` stands for bilinear sampling.
+        blurs: standard deviations, in source pixels, of Gaussians. The image is blurred by each, and the mean of the
+            blurred images is sampled.
+        blur: the standard deviation of one Gaussian, in output pixels of an image that is only shrunk.
+        padding_mode: what a read outside the image sees.
+        supersampling: how many bilinear reads along each axis of an output pixel are averaged.
+        mipmap: whether bilinear sampling reads from a mipmap, and what is then added to the level that the warp needs:
+            0 takes that level, -1 the next finer one. ``None`` reads from the image itself.
         follows_warp: whether the samples spread with the warp. In the released code they do not.
         noise_for_each_image: whether each image of a batch has samples of its own.
         noise_drawn_once: whether the samples are the same at every step.
@@ -32,6 +37,8 @@ class Sampler:
     blurs: tuple[float, ...] = ()
     blur: float = 0.0
     padding_mode: str = "zeros"
+    supersampling: int = 1
+    mipmap: float | None = None
     follows_warp: bool = True
     noise_for_each_image: bool = False
     noise_drawn_once: bool = False
@@ -52,7 +59,9 @@ class Sampler:
         sigmas = (*self.blurs, *((self.blur * pixels.shape[-1] / view,) if self.blur else ()))
         if not sigmas:
             return pixels
-        return torch.cat([blurred(some.float(), *sigmas)[0].half() for some in pixels.split(500)])
+        return torch.cat(
+            [blurred(some.float(), *sigmas, padding_mode=self.padding_mode)[0].half() for some in pixels.split(500)]
+        )
 
     def read(self, canvas: Tensor, theta: Tensor, side: int, view: int, generator: torch.Generator) -> Tensor:
         """The views ``(B, C, view, view)``.
@@ -64,12 +73,15 @@ class Sampler:
             view: the side of the views.
             generator: of the samples.
         """
-        grid = F.affine_grid(theta, [len(theta), 1, view, view], align_corners=False)
+        reads = self.supersampling * view
+        grid = F.affine_grid(theta, [len(theta), 1, reads, reads], align_corners=False)
         if self.authors is not None:
             return self.authors(canvas, grid, generator)
         if self.sampling is None:
             grid = grid * (side / canvas.shape[-1])
-            return F.grid_sample(canvas, grid, padding_mode=self.padding_mode, align_corners=False)
+            if self.mipmap is not None:
+                return mipmapped(canvas, grid, self.padding_mode, self.mipmap)
+            return pooled(canvas, grid, self.supersampling, self.padding_mode)
         linear = theta[:, :, :2] if self.follows_warp else torch.eye(2, device=theta.device)[None]
         noise = None
         if self.noise_drawn_once:
@@ -80,6 +92,7 @@ class Sampler:
         value = grid_sample_linearized(
             canvas,
             grid.detach() if self.slope_of_bilinear else grid,
+            padding_mode=self.padding_mode,
             align_corners=False,
             sampling=self.sampling,
             jacobian=linear[:, None, None] * (side / view),
@@ -88,13 +101,14 @@ class Sampler:
         )
         if not self.slope_of_bilinear:
             return value
-        bilinear = F.grid_sample(canvas, grid, align_corners=False)
+        bilinear = F.grid_sample(canvas, grid, padding_mode=self.padding_mode, align_corners=False)
         return bilinear + (value - bilinear).detach()
 
 
 BILINEAR = "bilinear"
 TRAINING = "whitened, sigma 0.3, jitter 0"
 UNMASKED = f"{TRAINING}, mask off"
+_PAPER = LinearizedSampling.paper()
 _TRAINING = LinearizedSampling.training()
 _UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
 COMPARED = {
@@ -102,16 +116,30 @@ COMPARED = {
     "multi-scale (1, 5, 10)": Sampler(blurs=MULTI_SCALE),
     "bilinear, blurred by 0.25 output pixel": Sampler(blur=0.25),
     "bilinear, blurred by 0.125 output pixel": Sampler(blur=0.125),
-    "paper": Sampler(LinearizedSampling.paper()),
-    "released code": Sampler(LinearizedSampling(sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
+    "supersampled 3 x 3": Sampler(supersampling=3),
+    "supersampled 3 x 3, border padding": Sampler(supersampling=3, padding_mode="border"),
+    "mipmap": Sampler(mipmap=0.0),
+    "mipmap, border padding": Sampler(mipmap=0.0, padding_mode="border"),
+    "paper": Sampler(_PAPER),
+    "released code": Sampler(replace(_PAPER, sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
     TRAINING: Sampler(_TRAINING),
     UNMASKED: Sampler(_UNMASKED),
 }
 # What serves training: the border, the blur, the spread, the noise, the agreement of value and slope.
 VARIED = {
     "bilinear, border padding": Sampler(padding_mode="border"),
+    "bilinear, blurred by 0.125 output pixel, border padding": Sampler(blur=0.125, padding_mode="border"),
+    "bilinear, blurred by 0.25 output pixel, border padding": Sampler(blur=0.25, padding_mode="border"),
     "bilinear, blurred by 0.5 output pixel": Sampler(blur=0.5),
     "bilinear, blurred by 1 output pixel": Sampler(blur=1.0),
+    "supersampled 2 x 2": Sampler(supersampling=2),
+    "supersampled 2 x 2, border padding": Sampler(supersampling=2, padding_mode="border"),
+    "supersampled 4 x 4": Sampler(supersampling=4),
+    "supersampled 4 x 4, border padding": Sampler(supersampling=4, padding_mode="border"),
+    "mipmap, one level finer": Sampler(mipmap=-1.0),
+    "mipmap, one level finer, border padding": Sampler(mipmap=-1.0, padding_mode="border"),
+    "paper, border padding": Sampler(_PAPER, padding_mode="border"),
+    f"{TRAINING}, border padding": Sampler(_TRAINING, padding_mode="border"),
     "whitened, sigma 0.2, jitter 0": Sampler(replace(_TRAINING, sigma=0.2)),
     "whitened, sigma 0.5, jitter 0": Sampler(replace(_TRAINING, sigma=0.5)),
     "whitened, sigma 0.25, jitter 1": Sampler(replace(_TRAINING, sigma=0.25, jitter=1.0)),
