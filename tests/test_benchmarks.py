@@ -41,6 +41,7 @@ def release(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backend(release, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "CASES", ((2, 3, 9, 11, 4, 5, False), (2, 4, 9, 11, 4, 5, True)))
     monkeypatch.setenv(backends.VARIABLE, "")  # set in the runs

@@ -340,6 +340,7 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_go_on_with_the_network_that_one_trains(tmp_path):
     """Each with a folder of its own, as on two machines: only the first one's holds the checkpoint."""
     save_digits(tmp_path, torch.Generator().manual_seed(0))

@@ -224,6 +224,7 @@ def test_the_seed_of_the_demo_has_the_same_range(tmp_path, capsys):
     assert "--seed must be from 0 to 2^63 - 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_m_runs_the_same_command():
     done = subprocess.run([sys.executable, "-m", "lms_geometry", "--help"], capture_output=True, text=True, check=True)
     assert "register" in done.stdout

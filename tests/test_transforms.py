@@ -77,6 +77,7 @@ def _gradients(warp, image, parameters, noise):
     return (out, *torch.autograd.grad(out.square().sum(), inputs))
 
 
+@pytest.mark.slow
 @every_warp
 def test_it_compiles_to_one_graph(name, image, noise):
     warp, parameters = _case(name)
@@ -88,6 +89,7 @@ def test_it_compiles_to_one_graph(name, image, noise):
         torch.testing.assert_close(got, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_noise_it_still_compiles_to_one_graph_and_for_sizes_to_come(image):
     torch._dynamo.reset()
     compiled = torch.compile(grid_sample_linearized, fullgraph=True, backend="aot_eager")

@@ -53,6 +53,7 @@ sizes = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or GPU, reason="the other tests run here")
 def test_under_the_interpreter():
     file = Path(__file__)
@@ -288,6 +289,7 @@ def test_without_a_gpu_the_backend_is_missing_and_says_so(monkeypatch):
         grid_sample_linearized(torch.rand(1, 1, 5, 6), torch.zeros(1, 2, 3, 2))
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("architecture", [90])
 @pytest.mark.parametrize(("precision", "channels"), [("fp32", 1), ("fp32", 4), ("bf16", 16)])
