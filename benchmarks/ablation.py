@@ -1,13 +1,13 @@
-"""What each setting does, section 6.5, Figs. 9 and 10, and what the paper leaves out.
+"""The effect of each setting, section 6.5, Figs. 9 and 10, and of settings that the paper lacks.
 
     python -m benchmarks.ablation --data DIR [--study settings] [--json FILE]
 
-``settings``: one setting at a time is changed, and alignment (``benchmarks.alignment``, milder perturbations) and the
-gradient field (``benchmarks.gradients``) are measured again. ``collapse``: alignment of photos of 16 pixels with
-targets of the same size and larger, where the samples of an output pixel fall on one texel unless jitter spreads them.
+The study ``settings`` changes one setting at a time, and measures alignment (``benchmarks.alignment``, milder
+perturbations) and the gradient field (``benchmarks.gradients``) again. The study ``collapse`` aligns photos of 16
+pixels with targets of the same size and larger, where the samples of an output pixel fall on one texel unless jitter
+spreads them.
 """
 
-import argparse
 from dataclasses import replace
 from functools import partial
 
@@ -16,16 +16,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks import patterns
+from benchmarks.commands import parser
 from benchmarks.datasets import load_images
-from benchmarks.figures import save_figure
+from benchmarks.figures import save_beside
 from benchmarks.gradients import angles_to_truth
 from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, descend, recalls_of, show_recalls
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import PAPER, WHITENED, Draw, Sampler, linearized, on_pyramid
 
-# The paper's text without the mask, which would hide what the others do.
+# The settings that the studies change: the paper's with the mask off, because its effect would hide the others'.
 BASE = replace(PAPER, mask_out_of_bounds=False)
+# The first and the last sigma of a descent, in output pixels.
 ANNEAL = (5.0, 0.125)
 PATTERNS: dict[str, Draw] = {
     "antithetic": patterns.antithetic,
@@ -82,6 +84,7 @@ RATES: dict[str, dict[str, float]] = {
     "settings": {"8x": 8, "4x": 4},
     "collapse": {"1x": 1, "enlarged 2x": 1 / 2, "enlarged 4x": 1 / 4},
 }
+# The side of the photos of the study of collapse, in pixels.
 SMALL = 16
 TITLES = {"settings": "Ablation", "collapse": "Collapse prevention"}
 WHATS = {
@@ -99,8 +102,8 @@ WHATS = {
 }
 NOTES = {
     "settings": (
-        "`field` is measured at the sigma of the first step where sigma falls. `matched pyramid` reads whitened "
-        "samples from the photo blurred by a share of their spread."
+        "Where sigma falls, `field` is measured at the first sigma. `matched pyramid` reads whitened samples from the "
+        "photo, blurred by a share of the samples' spread."
     ),
     "collapse": None,
 }
@@ -114,13 +117,13 @@ ALT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    add_options(parser, "ablation")
-    parser.add_argument("--study", choices=tuple(STUDIES), default="settings")
-    parser.add_argument("--count", type=int, default=80, help="photos, each with one warp")
-    parser.add_argument("--fields", type=int, default=16, help="photos for the gradient field")
-    parser.add_argument("--steps", type=int, default=200)
-    options = parser.parse_args()
+    command = parser(__doc__)
+    add_options(command, "ablation")
+    command.add_argument("--study", choices=tuple(STUDIES), default="settings")
+    command.add_argument("--count", type=int, default=80, help="photos, each with one warp")
+    command.add_argument("--fields", type=int, default=16, help="photos for the gradient field")
+    command.add_argument("--steps", type=int, default=200)
+    options = command.parse_args()
     photos = load_images("photos", options.data, max(options.count, options.fields))
     groups, rates = STUDIES[options.study], RATES[options.study]
     fields = options.study == "settings"
@@ -147,11 +150,8 @@ def main() -> None:
         for job, cell in zip(jobs, cells, strict=True)
     }
 
-    figure = None
-    if options.json:
-        figure = {"file": options.json.with_suffix(".png").name, "alt": ALT[options.study]}
-        draw = partial(_draw_settings if fields else _draw_collapse, found, groups, rates)
-        save_figure(options.json.with_suffix(".png"), (6.2, 2.6), draw)
+    draw = partial(_draw_settings if fields else _draw_collapse, found, groups, rates)
+    figure = save_beside(options.json, (6.2, 2.6), ALT[options.study], draw)
     columns = ["setting", "value", *(f"recall {rate}" for rate in rates), *(f"field {r}" for r in rates if fields)]
     rows = [
         [

@@ -2,12 +2,11 @@
 
     python -m benchmarks.alignment --data DIR [--images photos] [--json FILE]
 
-Every image is warped and shrunk (``benchmarks.problems``). From the identity, 200 steps of Adam at 0.02 look for the
-warp through each sampler; ``register`` looks in its own way, from several turns. The table gives the share of problems
-whose mean corner error, in half widths, ends below 0.02 and below 0.3; the figure gives it for every threshold.
+Every image is warped and shrunk (``benchmarks.problems``). For each sampler 200 steps of Adam, at a learning rate of
+0.02 and from the identity, search for the warp; ``register`` searches in its own way. The table gives the share of
+problems whose mean corner error, in half widths, ends below 0.02 and below 0.3; the figure, for every threshold.
 """
 
-import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.commands import parser
 from benchmarks.datasets import NAMES, SIZES, load_images
-from benchmarks.figures import LINES, save_figure
+from benchmarks.figures import LINES, save_beside
 from benchmarks.peers import AUTHORS
 from benchmarks.problems import (
     REPORTED,
@@ -63,7 +63,7 @@ SAMPLERS: dict[str, Sampler] = {
     "the same on a matched pyramid": on_pyramid(WHITENED, (5.0, 0.125)),
 }
 REGISTER = "register, as it comes"
-# In the figure, and as what.
+# The samplers of the figure, and their labels.
 DRAWN = {
     "bilinear": "bilinear",
     "multi-scale (1, 5, 10)": "multi-scale (1, 5, 10)",
@@ -80,16 +80,16 @@ NOTES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    add_options(parser, "alignment")
-    parser.add_argument("--images", choices=tuple(SIZES), default="photos")
-    parser.add_argument("--count", type=int, default=80, help="images, each with one warp a draw")
-    parser.add_argument("--draws", type=int, default=1, help="draws of the warps")
-    parser.add_argument("--rates", type=int, nargs="+", default=[8, 4, 2, 1], help="how many times to shrink")
-    parser.add_argument("--scales", choices=tuple(SCALES), nargs="+", default=list(SCALES))
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    add_options(command, "alignment")
+    command.add_argument("--images", choices=tuple(SIZES), default="photos")
+    command.add_argument("--count", type=int, default=80, help="images, each with one warp a draw")
+    command.add_argument("--draws", type=int, default=1, help="draws of the warps")
+    command.add_argument("--rates", type=int, nargs="+", default=[8, 4, 2, 1], help="how many times to shrink")
+    command.add_argument("--scales", choices=tuple(SCALES), nargs="+", default=list(SCALES))
+    command.add_argument("--steps", type=int, default=200)
+    command.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
+    options = command.parse_args()
     images = load_images(options.images, options.data, options.count)
     samplers = SAMPLERS | ({AUTHORS: authors(options.authors)} if options.authors else {})
     methods: dict[str, Find] = {
@@ -128,19 +128,20 @@ def main() -> None:
         for name in methods
     ]
 
-    figure = None
-    if options.json:
-        figure = {"file": options.json.with_suffix(".png").name, "alt": _alt(NAMES[options.images], options.rates)}
-        size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
-        save_figure(options.json.with_suffix(".png"), size, partial(_draw, recalls, options.scales, options.rates))
+    size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
+    alt = (
+        f"Recall against the corner error allowed, for {NAMES[options.images]} shrunk "
+        f"{', '.join(map(str, options.rates))} times, a line for each sampler; the table gives it at two errors."
+    )
+    figure = save_beside(options.json, size, alt, partial(_draw, recalls, options.scales, options.rates))
     draws = f" x {options.draws} draws of warps" if options.draws > 1 else ""
     report(
         options.json,
         f"Alignment: {NAMES[options.images]} at {', '.join(f'{rate}x' for rate in options.rates)}",
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
         f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard "
-        "deviation of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. What is annealed is in "
-        "output pixels.",
+        "deviation of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. A blur or a sigma that "
+        "falls from one number to another is in output pixels.",
         columns,
         rows,
         {
@@ -170,13 +171,6 @@ def _draw(found: dict[tuple[str, str, int], list[float]], scales: list[str], rat
         panel.set_xlabel("corner error")
     lines = panels[0, 0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3)
-
-
-def _alt(images: str, rates: list[int]) -> str:
-    return (
-        f"Recall against the corner error allowed, for {images} shrunk {', '.join(map(str, rates))} times, a line for "
-        "each sampler; the table gives it at two errors."
-    )
 
 
 if __name__ == "__main__":

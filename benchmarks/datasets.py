@@ -1,4 +1,4 @@
-"""The images of the experiments, from folders that a user fills; README.md says how to get each set."""
+"""The images of the experiments, read from folders that a user fills; README.md says where each set is to be had."""
 
 import io
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.photos import load_photos
 
+# The side of every set's images in pixels, and the set's name in titles.
 SIZES = {"photos": 128, "gtsrb": 50, "mnist": 28}
 NAMES = {"photos": "photos", "gtsrb": "traffic signs (GTSRB)", "mnist": "digits (MNIST)"}
 
@@ -22,20 +23,20 @@ def load_images(name: str, folder: Path, count: int) -> Tensor:
     """The first ``count`` images of a set, ``(count, C, size, size)`` from 0 to 1.
 
     Args:
-        name: ``"photos"``: the centres of any photos; ``"gtsrb"``: whole images of traffic signs, resized; ``"mnist"``:
-            digits of the test set.
-        folder: where the set is: image files, for MNIST a file ``mnist.npz``.
-        count: how many.
+        name: the set. ``"photos"`` are the centres of any photos, ``"gtsrb"`` whole images of traffic signs, resized,
+            ``"mnist"`` digits of the test set.
+        folder: a folder with image files or, for MNIST, with ``mnist.npz``.
+        count: the number of images.
 
     Raises:
-        SystemExit: if the folder does not hold as many.
+        SystemExit: if the folder holds fewer images.
     """
     load = {"photos": load_photos, "gtsrb": _load_signs, "mnist": _load_digits}[name]
     return load(folder, count, SIZES[name])
 
 
 def _load_signs(folder: Path, count: int, size: int) -> Tensor:
-    """From the official release's files, or from an archive of encoded images and their offsets."""
+    """Signs from the files of the official release, or from an archive that holds encoded images and their offsets."""
     archives = sorted(folder.glob("*test*.npz"))
     files: list[Path | io.BytesIO] = [*sorted(folder.rglob("*.ppm"))[:count]]
     if archives:
@@ -56,23 +57,23 @@ def _load_digits(folder: Path, count: int, size: int) -> Tensor:
 
 
 def encoded_images(archive: Mapping[str, NDArray[Any]]) -> list[io.BytesIO]:
-    """The image files that an archive holds end to end."""
+    """The image files of an archive, which holds them end to end in ``blob``."""
     blob, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
     return [io.BytesIO(blob[a:b]) for a, b in pairwise(ends)]
 
 
 def read_sign(file: Path | io.BytesIO, size: int) -> Tensor:
-    """A whole image, resized, uint8 ``(3, size, size)``."""
+    """A whole image, resized to ``(3, size, size)``, uint8."""
     with Image.open(file) as image:
         pixels = np.array(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def find_digits(folder: Path) -> Path:
-    """MNIST's file.
+    """The path of MNIST's archive in a folder.
 
     Raises:
-        SystemExit: if it is not there.
+        SystemExit: if it is missing.
     """
     path = folder / "mnist.npz"
     if not path.exists():

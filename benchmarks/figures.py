@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
-# Every sampler looks the same in every figure.
+# The look of every sampler, the same in all figures.
 LINES = {
     "bilinear": {"color": "#999999", "linestyle": "--"},
     "multi-scale (1, 5, 10)": {"color": "#7aa74b", "linestyle": "--"},
@@ -20,6 +20,27 @@ LINES = {
     "whitened, sigma = 4": {"color": "#d1603d"},
     "register": {"color": "#222222", "linestyle": ":"},
 }
+
+
+def save_beside(
+    result: Path | None, size: tuple[float, float], alt: str, draw: Callable[[Figure], None]
+) -> dict[str, str] | None:
+    """Write the figure of a result under the result's own name, as PNG.
+
+    Args:
+        result: the JSON file of the result; ``None`` if none is written, and then no figure is.
+        size: width and height in inches.
+        alt: what the figure shows, in words.
+        draw: fills the figure.
+
+    Returns:
+        What ``report`` takes as its ``figure``.
+    """
+    if result is None:
+        return None
+    path = result.with_suffix(".png")
+    save_figure(path, size, draw)
+    return {"file": path.name, "alt": alt}
 
 
 def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:

@@ -2,13 +2,12 @@
 
     python -m benchmarks.gradients --data DIR [--json FILE]
 
-A photo is shrunk and, as in the authors' notebook, moved over a grid of translations, up to its half width either way.
-At each the descent direction of the squared error is compared with the direction to the truth. The table gives the
-share within 45 degrees, where directions at random would have 0.25, and the mean angle; the figure shows the directions
-on a photo, and the share as the distance from the truth grows.
+A photo is shrunk and, as in the authors' notebook, moved over a grid of translations, up to half its width either way.
+At each translation the direction of descent of the squared error is compared with the direction to the truth. The table
+gives the share of directions within 45 degrees, which is 0.25 for directions at random, and the mean angle. The figure
+shows the directions on a photo, and the share as the distance from the truth grows.
 """
 
-import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.commands import parser
 from benchmarks.datasets import NAMES, SIZES, load_images
-from benchmarks.figures import LINES, save_figure
+from benchmarks.figures import LINES, save_beside
 from benchmarks.peers import AUTHORS
 from benchmarks.problems import make_targets
 from benchmarks.results import report
@@ -40,7 +40,9 @@ from benchmarks.samplers import (
     supersampled,
 )
 
+# The largest translation along an axis, in half widths, and the number of translations along an axis.
 REACH, POINTS = 1.0, 10
+# The outer radii of the rings around the truth in which shares are measured.
 DISTANCES = (0.3, 0.6, 0.9, REACH * 2**0.5)
 SAMPLERS: dict[str, Sampler] = {
     "bilinear": bilinear,
@@ -58,7 +60,7 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened on a matched pyramid": on_pyramid(WHITENED),
     "the same, sigma = 2": on_pyramid(replace(WHITENED, sigma=2)),
 }
-# In the figure, and as what.
+# The samplers of the figure's lower half, and their labels.
 DRAWN = {
     "bilinear": "bilinear",
     "multi-scale (1, 5, 10)": "multi-scale (1, 5, 10)",
@@ -77,6 +79,7 @@ NOTES = (
     "the way out lowers the error as the way back does; so the far directions are hard for every sampler. Bilinear's "
     "share depends on where the grid falls between texels: from 0.1 to 0.6 with other spacings of it."
 )
+# The samplers of the figure's upper half, and their labels.
 ARROWS = {
     "bilinear": "bilinear",
     "paper's text": "paper's text",
@@ -85,13 +88,13 @@ ARROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    add_options(parser, "gradients")
-    parser.add_argument("--images", choices=tuple(SIZES), default="photos")
-    parser.add_argument("--count", type=int, default=40, help="images")
-    parser.add_argument("--rates", type=int, nargs="+", default=[8, 4, 2, 1], help="how many times to shrink")
-    parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    add_options(command, "gradients")
+    command.add_argument("--images", choices=tuple(SIZES), default="photos")
+    command.add_argument("--count", type=int, default=40, help="images")
+    command.add_argument("--rates", type=int, nargs="+", default=[8, 4, 2, 1], help="how many times to shrink")
+    command.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
+    options = command.parse_args()
     images = load_images(options.images, options.data, options.count)
     samplers = SAMPLERS | ({AUTHORS: authors(options.authors)} if options.authors else {})
 
@@ -103,12 +106,8 @@ def main() -> None:
     cells = run_cells(jobs, lambda job: _measure(images, samplers, job), images, options.finished, "gradients")
     found = {(str(job["sampler"]), int(job["rate"])): cell for job, cell in zip(jobs, cells, strict=True)}
 
-    figure = None
-    if options.json:
-        figure = {"file": options.json.with_suffix(".png").name, "alt": ALT}
-        arrows = _arrows(images[:1], max(options.rates), options.seed)
-        draw = partial(_draw, images[:1], arrows, found, options.rates)
-        save_figure(options.json.with_suffix(".png"), (6.2, 4.6), draw)
+    draw = partial(_draw, images[:1], found, options.rates, options.seed)
+    figure = save_beside(options.json, (6.2, 4.6), ALT, draw)
     report(
         options.json,
         "Gradient field",
@@ -128,16 +127,17 @@ def main() -> None:
 
 
 def angles_to_truth(read: Read, images: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of descent from a grid of translations.
+    """Angles between descent and the direction to the truth, over a grid of translations.
 
     Returns:
-        Angles in degrees, ``(points, images)``; the translations, ``(points, 2)``; the gradients.
+        The angles in degrees, ``(points, images)``; the translations, ``(points, 2)``; the gradients for the
+        translations, ``(points, images, 2)``.
     """
     generator = torch.Generator().manual_seed(seed)
     side = round(images.shape[-1] / rate)
     truth = torch.eye(2, 3).repeat(len(images), 1, 1)
     target = make_targets(images, truth, (side, side))
-    # An even number of points leaves out the truth itself, where there is no direction.
+    # An even number of points leaves out the truth itself, from which no direction leads to it.
     axis = torch.linspace(-REACH, REACH, POINTS)
     shifts, gradients = torch.cartesian_prod(axis, axis), []
     for shift in shifts:
@@ -147,13 +147,13 @@ def angles_to_truth(read: Read, images: Tensor, rate: float, seed: int) -> tuple
         (gradient,) = torch.autograd.grad((moved - target).square().mean((1, 2, 3)).sum(), translation)
         gradients.append(gradient)
     gradient = torch.stack(gradients)
-    # Where every pixel sees only border there is no direction, which counts as a right angle.
+    # Where every pixel sees padding only, the gradient is 0 and counts as a right angle.
     cosine = F.cosine_similarity(gradient, shifts[:, None], dim=-1)
     return cosine.clamp(-1, 1).acos().rad2deg(), shifts, gradient
 
 
 def _measure(images: Tensor, samplers: dict[str, Sampler], job: Job) -> list[float]:
-    """The share within 45 degrees and the mean angle; then the share, and the angle, in rings about the truth."""
+    """The share within 45 degrees and the mean angle; then all shares, and all mean angles, of the rings."""
     read = samplers[str(job["sampler"])](images)
     angles, shifts, _ = angles_to_truth(read, images, float(job["rate"]), int(job["seed"]))
     rings = torch.bucketize(shifts.norm(dim=1), torch.tensor(DISTANCES[:-1]))
@@ -162,19 +162,12 @@ def _measure(images: Tensor, samplers: dict[str, Sampler], job: Job) -> list[flo
     return [shares[0], means[0], *shares[1:], *means[1:]]
 
 
-def _arrows(photo: Tensor, rate: float, seed: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    return {label: angles_to_truth(SAMPLERS[name](photo), photo, rate, seed) for name, label in ARROWS.items()}
-
-
 def _draw(
-    photo: Tensor,
-    arrows: dict[str, tuple[Tensor, Tensor, Tensor]],
-    found: dict[tuple[str, int], list[float]],
-    rates: list[int],
-    figure: Figure,
+    photo: Tensor, found: dict[tuple[str, int], list[float]], rates: list[int], seed: int, figure: Figure
 ) -> None:
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.3, 1))[:, 0]
-    for panel, (label, (angles, shifts, gradients)) in zip(above.subplots(1, len(arrows)), arrows.items(), strict=True):
+    for panel, (name, label) in zip(above.subplots(1, len(ARROWS)), ARROWS.items(), strict=True):
+        angles, shifts, gradients = angles_to_truth(SAMPLERS[name](photo), photo, max(rates), seed)
         panel.imshow(photo[0].expand(3, -1, -1).permute(1, 2, 0).numpy(), extent=(-1, 1, 1, -1), alpha=0.6)
         x, y = -F.normalize(gradients[:, 0], dim=-1).T.numpy()
         look = {"cmap": "RdYlGn_r", "clim": (0, 180), "angles": "xy", "pivot": "mid", "width": 0.012}

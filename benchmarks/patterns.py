@@ -1,4 +1,7 @@
-"""Ways to place the auxiliary samples, for ``noise=``, that the library does not ship: of unit variance per axis."""
+"""Patterns of auxiliary samples that the library does not ship, to be given as ``noise=``.
+
+Each returns ``(K - 1, h, w, 2)`` with a variance of 1 per axis, as ``draw_noise`` does.
+"""
 
 import math
 from dataclasses import replace
@@ -12,7 +15,7 @@ Size = tuple[int, int]
 
 
 def antithetic(sampling: LinearizedSampling, size: Size, generator: torch.Generator) -> Tensor:
-    """Gaussian draws in opposite pairs; an odd one is independent."""
+    """Gaussian draws in opposite pairs; where their number is odd, one draw has no opposite."""
     count = sampling.num_samples - 1
     pairs = replace(sampling, num_samples=(count + 1) // 2 + 1, pattern="gaussian")
     half = draw_noise(pairs, size, generator=generator)
@@ -20,19 +23,19 @@ def antithetic(sampling: LinearizedSampling, size: Size, generator: torch.Genera
 
 
 def ring(sampling: LinearizedSampling, size: Size, generator: torch.Generator) -> Tensor:
-    """A regular polygon, turned by a random angle at every pixel; mean 0 and covariance 1 hold exactly."""
+    """A regular polygon, rotated by a random angle at every pixel. Mean 0 and covariance 1 hold exactly."""
     return _on_rings([math.sqrt(2)] * (sampling.num_samples - 1), size, generator)
 
 
 def two_rings(sampling: LinearizedSampling, size: Size, generator: torch.Generator) -> Tensor:
-    """A regular polygon whose corners alternate between two radii, as 1 to 2, turned by a random angle."""
+    """A regular polygon, rotated at random, whose corners lie alternately on an inner circle and one twice as large."""
     count = sampling.num_samples - 1
     inner = math.sqrt(2 * count / (count + 3 * (count // 2)))
     return _on_rings([inner * (1 + corner % 2) for corner in range(count)], size, generator)
 
 
 def spiral(sampling: LinearizedSampling, size: Size, generator: torch.Generator) -> Tensor:
-    """Low discrepancy: equal steps of the golden angle at the radii that cut a Gaussian into equal parts."""
+    """A spiral of low discrepancy: steps of the golden angle, at radii that divide a Gaussian into equal parts."""
     count = sampling.num_samples - 1
     parts = (torch.arange(count) + 0.5) / count
     radii = (-2 * torch.log1p(-parts)).sqrt()
@@ -42,7 +45,7 @@ def spiral(sampling: LinearizedSampling, size: Size, generator: torch.Generator)
 
 
 def quasi_random(sampling: LinearizedSampling, size: Size, generator: torch.Generator) -> Tensor:
-    """Low discrepancy: the first points of the R2 sequence, shifted at random at every pixel, made normal."""
+    """A sequence of low discrepancy: the first points of R2, shifted at random at every pixel, made normal."""
     plastic = 1.32471795724474602596
     steps = torch.tensor([1 / plastic, 1 / plastic**2])
     points = torch.arange(sampling.num_samples - 1)[:, None] * steps
@@ -52,7 +55,10 @@ def quasi_random(sampling: LinearizedSampling, size: Size, generator: torch.Gene
 
 
 def _on_rings(radii: list[float], size: Size, generator: torch.Generator, turn: float | None = None) -> Tensor:
-    """Points at equal turns about each pixel, by default of a full circle in all, from a random angle on."""
+    """Points around each pixel, from a random angle on, each ``turn`` radians after the one before.
+
+    Without ``turn`` the points divide a full circle into equal parts.
+    """
     steps = torch.arange(len(radii)) * (2 * math.pi / len(radii) if turn is None else turn)
     angles = steps[:, None, None] + 2 * math.pi * torch.rand(1, *size, generator=generator)
     return torch.tensor(radii)[:, None, None, None] * torch.stack((angles.cos(), angles.sin()), -1)

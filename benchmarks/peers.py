@@ -1,4 +1,4 @@
-"""What linearized sampling is compared with: samplers that blur the image instead of sampling it many times."""
+"""The peers of linearized sampling that blur the image before it is sampled, and the authors' own code."""
 
 import contextlib
 import importlib.util
@@ -12,21 +12,21 @@ from torch import Tensor
 
 # Standard deviations of the Gaussians of the paper's baseline, in source pixels.
 MULTI_SCALE = (1.0, 5.0, 10.0)
-# What results call the authors' own code.
+# The name of the authors' own code in results.
 AUTHORS = "released code itself"
 
 
 def bilinear(image: Tensor, grid: Tensor) -> Tensor:
-    """Plain ``grid_sample``; either batch may be 1."""
+    """Plain ``grid_sample``. The batch of the image or of the grid may be 1 where the other's is larger."""
     batch = max(len(image), len(grid))
     return F.grid_sample(image.expand(batch, -1, -1, -1), grid.expand(batch, -1, -1, -1), align_corners=False)
 
 
 def multi_scale(image: Tensor) -> tuple[Tensor, Tensor]:
-    """The image of the paper's baseline (section 6.1), on a canvas as ``blurred`` gives it.
+    """The image that the paper's baseline (section 6.1) samples, on a canvas as ``blurred`` gives it.
 
-    The baseline is the mean of bilinear samples of three images, blurred by Gaussians of 1, 5 and 10 pixels. That is
-    the bilinear sample of their mean.
+    The baseline averages bilinear samples of three images, blurred by Gaussians of 1, 5 and 10 pixels. The average
+    equals the bilinear sample of the mean of the three images, which is returned.
     """
     return blurred(image, *MULTI_SCALE)
 
@@ -58,10 +58,10 @@ def blurred(image: Tensor, *sigmas: float, padding_mode: str = "zeros") -> tuple
 
 
 def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
-    """The sampler of the authors' own ``warp/linearized.py``, from a folder with their release.
+    """The sampler of the authors' own ``warp/linearized.py``, read from a folder with their release.
 
     Raises:
-        SystemExit: if the file is not there.
+        SystemExit: if the file is missing.
     """
     path = folder / "warp" / "linearized.py"
     spec = importlib.util.spec_from_file_location("authors_linearized", path)
@@ -73,10 +73,12 @@ def load_authors(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def authors_with_generator(folder: Path) -> Callable[[Tensor, Tensor, torch.Generator], Tensor]:
-    """The same, with samples from a generator, and silent where a slope is NaN or ``align_corners`` is not said.
+    """The authors' sampler, drawing from a given generator instead of the global one.
+
+    Its messages about slopes that are NaN, and torch's warning that it does not give ``align_corners``, are silenced.
 
     Raises:
-        SystemExit: if the file is not there.
+        SystemExit: if the file is missing.
     """
     sample = load_authors(folder)
 

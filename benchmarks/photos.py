@@ -1,4 +1,4 @@
-"""Photos for the experiments: any folder of image files."""
+"""The photos of the experiments, read from any folder of image files."""
 
 from pathlib import Path
 
@@ -11,7 +11,9 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def load_photos(folder: Path, count: int, size: int) -> Tensor:
-    """The centres of the first photos of a folder, by name: ``(count, 3, size, size)`` from 0 to 1.
+    """The centres of a folder's first photos, in the order of their names: ``(count, 3, size, size)``, from 0 to 1.
+
+    Photos with a side below ``size`` pixels are skipped.
 
     Raises:
         SystemExit: if the folder does not hold ``count`` photos of at least ``size`` pixels a side.

@@ -1,4 +1,4 @@
-"""What a benchmark measured, printed as a table and kept as one JSON file that the site's Reproduction page shows."""
+"""The result of a benchmark: a printed table, and a JSON file that the site's Reproduction page shows."""
 
 import json
 import platform
@@ -22,10 +22,18 @@ def report(
     notes: str | None = None,
     device: torch.device | None = None,
 ) -> None:
-    """Print a table, and write it to ``path`` with how it was made and, for other uses, the raw figures.
+    """Print a table and, if there is a path, write a file with the table, the raw figures, the command and the machine.
 
-    ``figure`` names a picture beside ``path`` and says what it shows: ``{"file": ..., "alt": ...}``. ``notes`` say what
-    differs from the paper, and why. ``device`` is where it was measured, the CPU if ``None``.
+    Args:
+        path: the JSON file to write; ``None`` writes none.
+        title: the heading of the result.
+        what: a paragraph on what the table shows.
+        columns: the table's head.
+        rows: the table's rows.
+        raw: the figures behind the table, of a type that JSON can hold.
+        figure: a picture beside ``path`` and what it shows, ``{"file": ..., "alt": ...}``.
+        notes: a paragraph on what differs from the paper, and why.
+        device: the device of the measurement; ``None`` stands for the CPU.
     """
     print("\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)))
     if path is None:
@@ -45,7 +53,7 @@ def report(
 
 
 def _command() -> str:
-    """The command line, without places on this machine."""
+    """The command line, with placeholders for the user's folders."""
     path, *given = sys.argv
     arguments = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):

@@ -2,13 +2,13 @@
 
     python -m benchmarks.roofline [--rounds N] [--threads N] [--json FILE]
 
-A linearized sample must move some bytes (image, grid and noise in; value and slope out; back: both gradients and the
-slope) and must read four texels per sample. This measures at which rates the CPU copies memory and loads vectors of
-four floats, which hold up to four channels of a texel, from a cached table at random; and sets the times that follow,
-of which the longer is the bound, beside the measured ones. Needs a C compiler.
+A linearized sample must move some bytes: image, grid and noise in, value and slope out; in the backward pass both
+gradients and the slope. And it must read four texels per sample. The benchmark measures at which rates the CPU copies
+memory, and loads vectors of four floats, which hold up to four channels of a texel, from random places of a cached
+table. Each rate gives a time that the sampling cannot beat. The longer of the two is the bound, and stands beside the
+measured time. A C compiler is needed.
 """
 
-import argparse
 import ctypes
 import subprocess
 import tempfile
@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import peers
+from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from benchmarks.speed import CASES, SETTINGS, Case, Sampler, backends_here, linearized, measure
 
@@ -42,11 +43,7 @@ void gather(const texel *table, const int *places, long count, texel *sum)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
+    options = timing_parser(__doc__, rounds=15).parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cpu")
 
@@ -74,7 +71,7 @@ def main() -> None:
 
 
 def bytes_moved(case: Case) -> int:
-    """Each tensor once, in float32: in, out, and the same on the way back."""
+    """The bytes of all tensors in float32, each moved once, forward and backward."""
     B, C, H, W, h, w, image_gradient = case
     image, grid, noise, value = B * C * H * W, 2 * B * h * w, 2 * 7 * h * w, B * C * h * w
     forward = image + grid + noise + value + 2 * value
@@ -83,24 +80,24 @@ def bytes_moved(case: Case) -> int:
 
 
 def texels_loaded(case: Case) -> int:
-    """Four a sample, of eight samples, for every four channels."""
+    """The loads of four floats: four texels for each of eight samples, once for every four channels."""
     B, C, _, _, h, w, _ = case
     return 4 * 8 * B * h * w * -(-C // 4)
 
 
 def copy_rate() -> float:
-    """Bytes read and written a second, between two buffers too large for a cache."""
+    """How many bytes a second are read and written when a buffer too large for a cache is copied."""
     source, destination = torch.zeros(2, 1 << 26)
     return 2 * source.nbytes / _seconds(lambda: destination.copy_(source))
 
 
 def gather_rate(threads: int) -> float:
-    """Loads of four floats a second, at random places of a table of 40 kB, on so many threads."""
+    """How many vectors of four floats a second are loaded from random places of a table of 40 kB, by all threads."""
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "gather.c", Path(folder) / "gather.so"
         source.write_text(GATHER)
         subprocess.run(["cc", "-O3", "-shared", "-fPIC", source, "-o", library], check=True)
-        gather = ctypes.CDLL(str(library)).gather  # lets go of the interpreter's lock
+        gather = ctypes.CDLL(str(library)).gather  # ctypes releases the interpreter's lock
     table, sums = torch.rand(2500, 4), torch.zeros(threads, 4)
     places = torch.randint(len(table), (1 << 20,), dtype=torch.int32)
     arguments = ctypes.c_void_p(table.data_ptr()), ctypes.c_void_p(places.data_ptr()), ctypes.c_long(len(places))
@@ -113,7 +110,7 @@ def gather_rate(threads: int) -> float:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """The shortest of many: a rate is what the machine can do."""
+    """The shortest time of thirty runs, since a rate is the best that the machine can do."""
     times = []
     for _ in range(30):
         start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Long experiments in cells: a finished cell is a line of a file, and a run that is started again goes on after it."""
+"""Long experiments in cells: every finished cell is a line of a file, and a run that is started again skips it."""
 
-import argparse
 import hashlib
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,12 +10,13 @@ from typing import TypeVar
 from torch import Tensor
 from tqdm import tqdm
 
+# The description of a cell: all that its value depends on, but for the images.
 Job = Mapping[str, str | int | float]
 Value = TypeVar("Value")
 
 
-def add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """The options that every experiment takes."""
+def add_options(parser: ArgumentParser, name: str) -> None:
+    """Add the options that every experiment takes; ``name`` is the experiment's."""
     parser.add_argument("--data", type=Path, required=True, help="the folder with the images; README.md says of which")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the result to this file, and its figure beside it")
@@ -23,21 +24,21 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> None:
         "--finished",
         type=Path,
         default=Path(f"runs/{name}.jsonl"),
-        help="finished cells: what is there is not measured again (default: %(default)s)",
+        help="the file of finished cells, which are not measured again (default: %(default)s)",
     )
 
 
 def run_cells(
     jobs: Sequence[Job], measure: Callable[[Job], Value], images: Tensor, finished: Path, name: str
 ) -> list[Value]:
-    """Measure each job, but those that a file holds already.
+    """Measure every job whose value is not in a file yet.
 
     Args:
-        jobs: what to measure; a job's entries must say all that its value depends on, but for the images.
-        measure: gives a job's value, which JSON can hold.
-        images: what it is measured on.
-        finished: JSON lines, each a job and its value; made if missing, lines are added.
-        name: stands before the progress bar.
+        jobs: the cells of the experiment. A job that differs in any entry, or has other images, is another cell.
+        measure: returns the value of a job, of a type that JSON can hold.
+        images: the images that are measured on.
+        finished: a file of JSON lines, each with a job and its value. It is made if it is missing; lines are added.
+        name: the label of the progress bar.
 
     Returns:
         The values, in the order of the jobs.
@@ -55,7 +56,7 @@ def run_cells(
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """Tells one set of images from another, for a job's entries or the name of a file."""
+    """Eight hexadecimal digits that tell one set of images from another."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)

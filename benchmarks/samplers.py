@@ -1,7 +1,8 @@
-"""What the experiments compare, all in one form: a sampler gets the source images once, then reads them through warps.
+"""The samplers that the experiments compare, all in one form.
 
-The warps are ``(B, 2, 3)``, target to source, normalised with ``align_corners=False``. ``progress``, from 0 to 1, tells
-a sampler that is annealed how much of a descent is done.
+A sampler gets the source images once, to prepare them, and returns a function that reads them through warps. The warps
+are ``(B, 2, 3)``, target to source, normalised with ``align_corners=False``. The function also gets the size of the
+output, the share of a descent that is done, from 0 to 1, by which some samplers are annealed, and a generator.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ PAPER = LinearizedSampling.paper()
 RELEASED = replace(PAPER, sigma=0.25, mask_out_of_bounds=False)
 WHITENED = LinearizedSampling.alignment()
 
-# A scale space is blurred anew so many times while it is annealed.
+# The number of blurred images that stand for a scale space while its blur is annealed.
 _LEVELS = 10
 
 
@@ -62,13 +63,16 @@ def mipmapped(bias: float = 0.0, padding_mode: str = "zeros") -> Sampler:
 
 
 def multi_scale(images: Tensor) -> Read:
-    """The paper's baseline, its images blurred once."""
+    """The paper's baseline; the images are blurred once."""
     canvas, enlarged = peers.multi_scale(images)
     return lambda warps, dsize, *_: peers.bilinear(canvas, _grid(warps / enlarged[:, None], dsize))
 
 
 def scale_space(first: float) -> Sampler:
-    """Bilinear on a Gaussian scale space with zeros around; the blur falls to 0, in output pixels of a plain resize."""
+    """Bilinear sampling of a Gaussian scale space on a canvas of zeros.
+
+    The blur falls from ``first`` to 0. Its unit is an output pixel of an image that is only resized.
+    """
 
     def prepare(images: Tensor) -> Read:
         level = _levels(images)
@@ -89,7 +93,14 @@ def linearized(
     padding_mode: str = "zeros",
     draw: Draw | None = None,
 ) -> Sampler:
-    """Linearized sampling; ``sigma`` falls geometrically over ``anneal`` if given, ``draw`` places the samples."""
+    """Linearized sampling.
+
+    Args:
+        sampling: the settings.
+        anneal: the first and the last ``sigma`` of a descent, between which it falls geometrically; ``None`` keeps it.
+        padding_mode: what is read outside the images.
+        draw: the pattern of the samples; ``None`` stands for that of the settings.
+    """
 
     def prepare(images: Tensor) -> Read:
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, generator: torch.Generator) -> Tensor:
@@ -110,7 +121,7 @@ def linearized(
 
 
 def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share: float = 0.5) -> Sampler:
-    """Linearized samples read from a scale space whose blur is a share of their spread."""
+    """Linearized samples read from a Gaussian scale space, whose blur is ``share`` times the samples' ``sigma``."""
 
     def prepare(images: Tensor) -> Read:
         level = _levels(images)
@@ -128,9 +139,10 @@ def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share
 
 
 def released(images: Tensor) -> Read:
-    """The settings of the authors' released code: samples around the warped point, spread for a plain resize.
+    """The settings of the authors' released code: the spread of the samples is that of a plain resize.
 
-    What settings cannot say: it has no ridge (NaN slopes become 0), and its mask never fires.
+    Two properties of that code are no settings: it has no ridge but replaces NaN slopes by 0, and its mask never
+    applies.
     """
 
     def read(warps: Tensor, dsize: tuple[int, int], _: float, generator: torch.Generator) -> Tensor:
@@ -148,17 +160,17 @@ def released(images: Tensor) -> Read:
 
 
 def authors(folder: Path) -> Sampler:
-    """The authors' own ``warp/linearized.py``, from a folder with their release.
+    """The authors' own ``warp/linearized.py``, read from a folder with their release.
 
     Raises:
-        SystemExit: if the file is not there.
+        SystemExit: if the file is missing.
     """
     sample = peers.authors_with_generator(folder)
     return lambda images: lambda warps, dsize, _, generator: sample(images, _grid(warps, dsize), generator)
 
 
 def _stage(progress: float) -> float:
-    """The progress at which the present one of ten levels began."""
+    """The progress at which the present level of a scale space began."""
     return int(progress * _LEVELS / ANNEALED_SHARE) / _LEVELS * ANNEALED_SHARE
 
 
@@ -167,7 +179,7 @@ def _grid(warps: Tensor, dsize: tuple[int, int]) -> Tensor:
 
 
 def _levels(images: Tensor) -> Callable[[float], tuple[Tensor, Tensor]]:
-    """Blurs images when asked, and keeps the last answer: a descent stays on a level for many steps."""
+    """A function that blurs the images by so many pixels; it keeps the last result, for a descent's next steps."""
     kept: dict[float, tuple[Tensor, Tensor]] = {}
 
     def level(blur: float) -> tuple[Tensor, Tensor]:

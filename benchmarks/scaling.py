@@ -3,25 +3,25 @@
     python -m benchmarks.scaling [--rounds N] [--threads N] [--json FILE]
 
 One of the four is varied at a time. The table gives the exponent of the growth over the upper half of the range, where
-the fixed cost of a call has faded: 1 is linear. The figure, written beside FILE, shows the times.
+the fixed cost of a call matters little; an exponent of 1 is linear growth. The figure, written beside FILE, shows the
+times.
 """
 
-import argparse
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks import peers
-from benchmarks.figures import save_figure
+from benchmarks.commands import timing_parser
+from benchmarks.figures import save_beside
 from benchmarks.results import report
 from benchmarks.speed import SETTINGS, Case, Sampler, backends_here, linearized, measure
 
-# B, C, side of the image and of the output, K
+# The sizes that stay as they are while one of them is varied over its range.
 BASE = {"B": 8, "C": 4, "output pixels": 64 * 64, "K": 8}
 RANGES = {
     "B": (1, 2, 4, 8, 16, 32, 64),
@@ -31,20 +31,17 @@ RANGES = {
 }
 WHAT = (
     "Exponent of the growth of the time of one call, forward and backward with a gradient for the grid, whitened "
-    "samples, over the upper half of the range: 1 is linear. Of every time the shortest of all rounds is taken. Base: "
-    + ", ".join(f"{quantity} {value}" for quantity, value in BASE.items())
-    + ", image of 64 x 64."
+    "samples, over the upper half of the range: 1 is linear. Every time is the shortest of all rounds. Sizes that are "
+    "not varied: " + ", ".join(f"{quantity} {value}" for quantity, value in BASE.items()) + ", image of 64 x 64."
 )
 ALT = "Four plots of time against batch, channels, output pixels and samples, on two logarithmic axes: straight lines"
 
+# Milliseconds by quantity and backend, for each value of the quantity's range.
 Times = dict[str, dict[str, list[float]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures to this file and the plot beside it")
+    parser = timing_parser(__doc__, rounds=15)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,31 +57,25 @@ def main() -> None:
             samplers |= {backend: linearized(settings, backend) for backend in backends_here(device)}
             for row in measure(case, samplers, options.rounds, device):
                 times.setdefault(quantity, {}).setdefault(row["sampler"], []).append(row["both_best_ms"])
-    figure = None
-    if options.json is not None:
-        figure = {"file": f"{options.json.stem}.png", "alt": ALT}
-        save_figure(options.json.with_name(figure["file"]), (6.2, 4.2), _draw(times))
+    figure = save_beside(options.json, (6.2, 4.2), ALT, partial(_draw, times))
     names = list(times["B"])
     rows = [[q, *(f"{_exponent(RANGES[q], by_name[n]):.2f}" for n in names)] for q, by_name in times.items()]
     report(options.json, "How the time grows", WHAT, ["", *names], rows, times, figure, device=device)
 
 
 def _exponent(values: tuple[int, ...], times: list[float]) -> float:
-    """Of the power law through the middle and the last point."""
+    """The exponent of the power law through the middle and the last point."""
     middle = len(values) // 2
     return math.log(times[-1] / times[middle]) / math.log(values[-1] / values[middle])
 
 
-def _draw(times: Times) -> Callable[[Figure], None]:
-    def draw(figure: Figure) -> None:
-        for axes, (quantity, by_name) in zip(figure.subplots(2, 2).flat, times.items(), strict=True):
-            for name, line in by_name.items():
-                axes.loglog(RANGES[quantity], line, marker=".", label=name)
-            axes.set(xlabel=quantity, ylabel="ms", xticks=RANGES[quantity], xticklabels=map(str, RANGES[quantity]))
-            axes.minorticks_off()
-        figure.axes[0].legend()
-
-    return draw
+def _draw(times: Times, figure: Figure) -> None:
+    for axes, (quantity, by_name) in zip(figure.subplots(2, 2).flat, times.items(), strict=True):
+        for name, line in by_name.items():
+            axes.loglog(RANGES[quantity], line, marker=".", label=name)
+        axes.set(xlabel=quantity, ylabel="ms", xticks=RANGES[quantity], xticklabels=map(str, RANGES[quantity]))
+        axes.minorticks_off()
+    figure.axes[0].legend()
 
 
 if __name__ == "__main__":

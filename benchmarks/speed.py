@@ -2,12 +2,11 @@
 
     python -m benchmarks.speed [--rounds N] [--threads N] [--authors DIR] [--json FILE]
 
-All samplers run in one process, one after the other within each round, so that what else the machine does falls on
-all alike; a ratio is taken within a round, and the table gives its median. Milliseconds depend on the machine, ratios
-less so. ``DIR`` holds the authors' release. Runs on a GPU when there is one.
+All samplers run in one process and take turns within each round, so that other work of the machine slows all of them
+alike. A ratio is taken within a round, and the table gives its median over the rounds. Milliseconds depend on the
+machine, ratios less so. ``DIR`` holds the authors' release. The benchmark runs on a GPU if there is one.
 """
 
-import argparse
 import gc
 import os
 import statistics
@@ -25,10 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks import antialiasing, peers
+from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
-# B, C, H, W, h, w, and whether the image takes a gradient: it does where it is a feature map.
+# B, C, H, W, h, w, and whether the image takes a gradient, as a feature map does.
 Case = tuple[int, int, int, int, int, int, bool]
 CASES: tuple[Case, ...] = (
     (64, 3, 50, 50, 50, 50, False),
@@ -51,7 +51,10 @@ Sampler = Callable[[Tensor, Tensor], Tensor]
 
 
 class Row(TypedDict):
-    """One sampler at one size. Ratios to bilinear, of times as (lower quartile, median, upper quartile)."""
+    """What was measured of one sampler at one size.
+
+    Ratios are to bilinear sampling; those of times are lists of the lower quartile, the median and the upper quartile.
+    """
 
     size: str
     sampler: str
@@ -65,14 +68,11 @@ class Row(TypedDict):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = timing_parser(__doc__, rounds=30)
     parser.add_argument("--authors", type=Path, help="a folder with the authors' release, as one more sampler")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", message="Default grid_sample")  # the authors' release is older
+    warnings.filterwarnings("ignore", message="Default grid_sample")  # the authors' release says no align_corners
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     samplers: dict[str, Sampler] = {
@@ -94,19 +94,19 @@ def main() -> None:
 
 
 def multi_scale(image: Tensor, grid: Tensor) -> Tensor:
-    """The paper's baseline, with its blurs."""
+    """The paper's baseline; its blurs are part of the call."""
     canvas, enlarged = peers.multi_scale(image)
     return peers.bilinear(canvas, grid / enlarged)
 
 
 def backends_here(device: torch.device) -> list[str]:
-    """The backends that run on a device."""
+    """The names of the backends that can run on ``device``: eager, and the fused one if it is available."""
     fused = "cpu" if device.type == "cpu" else "triton"
     return ["eager", fused] if backends.missing(fused) is None else ["eager"]
 
 
 def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
-    """Linearized sampling on one backend, which is also the one of a backward pass that follows."""
+    """Linearized sampling on one backend; a backward pass that follows runs on it too."""
 
     def sample(image: Tensor, grid: Tensor) -> Tensor:
         os.environ[backends.VARIABLE] = backend
@@ -116,7 +116,7 @@ def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
 
 
 def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: torch.device) -> list[Row]:
-    """One row per sampler; the first sampler is what the others are compared with."""
+    """A row per sampler. Ratios are to the first sampler."""
     B, C, H, W, h, w, image_gradient = case
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(B, C, H, W, generator=generator).to(device).requires_grad_(image_gradient)
@@ -159,7 +159,7 @@ def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: to
 
 
 def _table(rows: list[Row]) -> list[list[str]]:
-    """A line a size: bilinear's milliseconds, then every other sampler's time and memory as ratios."""
+    """A line per size: the milliseconds of bilinear sampling, then every other sampler's ratios of time and memory."""
     table = []
     for size in dict.fromkeys(row["size"] for row in rows):
         first, *others = (row for row in rows if row["size"] == size)
@@ -179,7 +179,7 @@ def _time(run: Callable[[Sampler], None], sampler: Sampler, device: torch.device
 
 
 def _peak_memory(run: Callable[[Sampler], None], sampler: Sampler, device: torch.device) -> int:
-    """Bytes that torch's allocator holds at most, above what it held before."""
+    """The most bytes that torch's allocator holds during a call, less those that it held before."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
