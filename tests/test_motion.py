@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lms_geometry.motions import PARAMETERS, motion_derivative, motion_matrix, turned
+from lms_geometry.registration.motion import PARAMETERS, motion_derivative, motion_matrix, rotated_starts
 
 DSIZE = (7, 9)
 
@@ -17,6 +17,6 @@ def test_the_derivative_of_a_motion_is_its_finite_difference(motion):
     torch.testing.assert_close(motion_derivative(motion, parameters, DSIZE), (ahead - behind) / 2e-6)
 
 
-def test_starts_are_turns_by_eighths_and_translations_have_none():
-    assert turned("affine", 5, torch.zeros(1))[:, 2].rad2deg().tolist() == pytest.approx([0, 45, -45, 90, -90])
-    assert (turned("translation", 3, torch.zeros(1)) == 0).all()
+def test_starts_are_rotations_by_eighths_and_translations_have_none():
+    assert rotated_starts("affine", 5, torch.zeros(1))[:, 2].rad2deg().tolist() == pytest.approx([0, 45, -45, 90, -90])
+    assert (rotated_starts("translation", 3, torch.zeros(1)) == 0).all()
