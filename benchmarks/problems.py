@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from kornia.geometry.conversions import convert_affinematrix_to_homography, normalize_homography
-from kornia.geometry.linalg import transform_points
 from torch import Tensor
 
 from benchmarks.samplers import Sampler
+from lms_geometry.registration.adam import minimise
+from lms_geometry.registration.metrics import corner_error
+from lms_geometry.registration.motion import rotation_scale_matrix
 
 # What finds the warps ``(B, 2, 3)`` of sources and targets.
 Find = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -44,7 +46,7 @@ def recalls_of(
     side = max(round(images.shape[-1] / rate), 2)
     target = make_targets(images, truth, (side, side), padding_mode)
     found = find(images, target, torch.Generator().manual_seed(seed))
-    errors = corner_errors(*map(convert_affinematrix_to_homography, (found, truth)))
+    errors = corner_error(convert_affinematrix_to_homography(found), convert_affinematrix_to_homography(truth))
     return [(errors < threshold).float().mean().item() for threshold in THRESHOLDS]
 
 
@@ -67,9 +69,7 @@ def draw_parameters(count: int, scale: float, seed: int) -> Tensor:
 def to_warps(parameters: Tensor) -> Tensor:
     """Angle, log2 of two scales and two translations, ``(B, 5)``, to ``R S x + t``, ``(B, 2, 3)``."""
     angle, scale_x, scale_y, x, y = parameters.unbind(1)
-    cos, sin, scale_x, scale_y = angle.cos(), angle.sin(), scale_x.exp2(), scale_y.exp2()
-    rows = (cos * scale_x, -sin * scale_y, x), (sin * scale_x, cos * scale_y, y)
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+    return rotation_scale_matrix(angle, scale_x.exp2(), scale_y.exp2(), x, y)
 
 
 def make_targets(images: Tensor, warps: Tensor, dsize: tuple[int, int], padding_mode: str = "zeros") -> Tensor:
@@ -81,23 +81,15 @@ def make_targets(images: Tensor, warps: Tensor, dsize: tuple[int, int], padding_
 def descend(sampler: Sampler, images: Tensor, target: Tensor, generator: torch.Generator, steps: int) -> Tensor:
     """The warps that Adam finds from the identity, minimising the squared error, ``(B, 2, 3)``."""
     read = sampler(images)
-    parameters = torch.zeros(len(target), 5, requires_grad=True)
-    optimizer = torch.optim.Adam([parameters], lr=LEARNING_RATE)
-    for step in range(steps):
-        seen = read(to_warps(parameters), (target.shape[-2], target.shape[-1]), step / steps, generator)
-        optimizer.zero_grad()
-        (seen - target).square().mean((1, 2, 3)).sum().backward()
-        optimizer.step()
-    return to_warps(parameters).detach()
+
+    def losses(parameters: Tensor, step: int) -> Tensor:
+        warped = read(to_warps(parameters), (target.shape[-2], target.shape[-1]), step / steps, generator)
+        return (warped - target).square().mean((1, 2, 3))
+
+    return to_warps(minimise(losses, torch.zeros(len(target), 5), LEARNING_RATE, range(steps)).path[-1])
 
 
 def normalised(matrix: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
     """Source to target in pixels, as target to source in normalised coordinates, ``(B, 3, 3)``."""
     size, dsize = ((image.shape[-2], image.shape[-1]) for image in (sources, targets))
     return torch.linalg.inv(normalize_homography(matrix, size, dsize, align_corners=False))
-
-
-def corner_errors(found: Tensor, truth: Tensor) -> Tensor:
-    """Mean distance of the four corners in the source, in half widths, ``(B,)``, of warps ``(B, 3, 3)``."""
-    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]).expand(len(truth), 4, 2)
-    return (transform_points(found, corners) - transform_points(truth, corners)).norm(dim=-1).mean(-1)

@@ -11,10 +11,10 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from kornia.geometry.conversions import convert_affinematrix_to_homography
@@ -26,11 +26,11 @@ from tqdm import tqdm
 from benchmarks import registration_peers as peers
 from benchmarks.datasets import SIZES, load_images
 from benchmarks.figures import save_figure
-from benchmarks.problems import SCALES, corner_errors, draw_parameters, make_targets, normalised, to_warps
+from benchmarks.problems import SCALES, draw_parameters, make_targets, normalised, to_warps
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
-from lms_geometry import gauss_newton, register
-from lms_geometry.gauss_newton import Stage
+from lms_geometry import Adam, GaussNewton, register
+from lms_geometry.registration.metrics import corner_error
 
 FOUND = 0.02
 _NEAR = 0.3
@@ -51,25 +51,28 @@ CASES: dict[str, tuple[int, float, str]] = {
 MAIN = "Gauss-Newton"
 ROBUST = "Gauss-Newton, photometric, Huber"
 FAST = "Gauss-Newton, 1 start, 20 steps"
-# What the parts of the search bring: the same with one thing changed. On the plain problems only.
-PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "Gauss-Newton, 1 start": ({"starts": 1}, {}),
-    "Gauss-Newton, 3 starts": ({"starts": 3}, {}),
-    "Gauss-Newton, 8 starts": ({"starts": 8}, {}),
-    "Gauss-Newton, no start dropped until half of the steps": (
-        {},
-        {"_SEARCH": (Stage(0.25, 32, 5, 5), Stage(0.5, 64, 1, 6), Stage(0.75, None, 1, 8))},
-    ),
-    "Gauss-Newton, source not shrunk to match": ({}, {"_SOURCE_TO_TARGET": 10**6}),
-    "Gauss-Newton, overlap only": ({"overlap": True}, {}),
-    "Gauss-Newton, affine": ({"motion": "affine"}, {}),
-    "Gauss-Newton, homography": ({"motion": "homography"}, {}),
-    "Gauss-Newton, homography, all of it from the start": (
-        {"motion": "homography"},
-        {"_SEARCH": (Stage(0.25, 32, 3, 8), Stage(0.5, 64, 1, 8), Stage(0.75, None, 1, 8))},
-    ),
-    "Gauss-Newton, 30 steps": ({"steps": 30}, {}),
-    "Gauss-Newton, 100 steps": ({"steps": 100}, {}),
+STAGES = GaussNewton().stages
+# Ablations of the search: the arguments of ``register`` that differ from those of MAIN. They run on the plain problems
+# only.
+PARTS: dict[str, dict[str, Any]] = {
+    "Gauss-Newton, 1 start": {"solver": GaussNewton(starts=1)},
+    "Gauss-Newton, 3 starts": {"solver": GaussNewton(starts=3)},
+    "Gauss-Newton, 8 starts": {"solver": GaussNewton(starts=8)},
+    "Gauss-Newton, no start dropped until half of the steps": {
+        "solver": GaussNewton(stages=(replace(STAGES[0], kept=5), *STAGES[1:]))
+    },
+    "Gauss-Newton, source not shrunk to match": {
+        "solver": GaussNewton(stages=tuple(replace(stage, source_ratio=10**6) for stage in STAGES))
+    },
+    "Gauss-Newton, overlap only": {"overlap_only": True},
+    "Gauss-Newton, affine": {"motion": "affine"},
+    "Gauss-Newton, homography": {"motion": "homography"},
+    "Gauss-Newton, homography, all of it from the start": {
+        "motion": "homography",
+        "solver": GaussNewton(stages=tuple(replace(stage, free=8) for stage in STAGES)),
+    },
+    "Gauss-Newton, 30 steps": {"solver": GaussNewton(steps=30)},
+    "Gauss-Newton, 100 steps": {"solver": GaussNewton(steps=100)},
 }
 
 Method = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
@@ -135,10 +138,10 @@ def main() -> None:
 def _methods(without: list[str]) -> dict[str, Method]:
     methods: dict[str, Method] = {
         MAIN: _ours(),
-        ROBUST: _ours(photometric=True, loss="huber"),
-        FAST: _ours(starts=1, steps=20),
-        "Adam": _ours(optimizer="adam"),
-        "bilinear, Gauss-Newton": _ours(sampling="bilinear", optimizer="gauss-newton", starts=5),
+        ROBUST: _ours(fit_gain_bias=True, loss="huber"),
+        FAST: _ours(solver=GaussNewton(steps=20, starts=1)),
+        "Adam": _ours(solver=Adam()),
+        "bilinear, Gauss-Newton": _ours(solver=GaussNewton(sampler="bilinear")),
         "scale space, Gauss-Newton": _peer(peers.scale_space_gauss_newton),
         "scale space, Adam": _peer(peers.scale_space_adam),
         "phase correlation": _peer(peers.phase_correlation),
@@ -149,16 +152,13 @@ def _methods(without: list[str]) -> dict[str, Method]:
         methods["OpenCV ECC, pyramid of 2"] = _peer(peers.ecc(5, levels=2))
     if "kornia" not in without:
         methods["kornia ImageRegistrator"] = _peer(peers.kornia_registrator)
-    for name, (given, constants) in PARTS.items():
-        methods[name] = _ours(constants, **given)
-    return methods
+    return methods | {name: _ours(**given) for name, given in PARTS.items()}
 
 
-def _ours(constants: dict[str, Any] | None = None, **given: Any) -> Method:  # noqa: ANN401
+def _ours(**given: Any) -> Method:  # noqa: ANN401
     def align(sources: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
         generator = torch.Generator().manual_seed(seed)
-        with patch.dict(vars(gauss_newton), constants or {}):
-            found = register(sources, targets, **{"motion": "anisotropic", "generator": generator, **given})
+        found = register(sources, targets, **{"motion": "anisotropic", "generator": generator, **given})
         return normalised(found.matrix, sources, targets), found.score
 
     return align
@@ -172,7 +172,7 @@ def _measure(method: Method, photos: Tensor, case: str, seed: int) -> dict[str, 
     """Corner errors in half widths, and scores."""
     truth, targets = _problems(photos, case, seed)
     found, scores = method(photos, targets, seed)
-    errors = corner_errors(found, convert_affinematrix_to_homography(truth)).nan_to_num(100.0).clamp(max=100.0)
+    errors = corner_error(found, convert_affinematrix_to_homography(truth)).nan_to_num(100.0).clamp(max=100.0)
     return {
         "errors": [round(e, 5) for e in errors.tolist()],
         "scores": None if scores is None else [round(s, 4) for s in scores.tolist()],

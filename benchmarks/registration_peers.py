@@ -21,7 +21,7 @@ from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
 from benchmarks.problems import normalised
-from lms_geometry import register
+from lms_geometry import Adam, GaussNewton, register
 
 Method = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -87,27 +87,22 @@ def phase_correlation(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  #
 def scale_space_adam(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
     """Bilinear samples of an image blurred less and less, 200 steps of Adam."""
     levels, half = _scale_space(sources)
-    calls = 0
 
-    def warp(_: Tensor, homography: Tensor, dsize: tuple[int, int]) -> Tensor:
-        nonlocal calls
-        level = levels[min(calls // 15, len(levels) - 1)]
-        calls += 1
-        return homography_warp(level, half @ homography, dsize)
+    def warp(_: Tensor, homography: Tensor, dsize: tuple[int, int], step: int) -> Tensor:
+        return homography_warp(levels[min(step // 15, len(levels) - 1)], half @ homography, dsize)
 
-    return normalised(register(sources, targets, "anisotropic", sampling=warp).matrix, sources, targets)
+    return normalised(register(sources, targets, "anisotropic", Adam(sampler=warp)).matrix, sources, targets)
 
 
 def scale_space_gauss_newton(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
     """Bilinear samples of an image blurred less and less, Gauss-Newton from 5 starts, 12 steps per level, affine."""
     levels, half = _scale_space(sources)
-    options: dict[str, Any] = {"motion": "affine", "sampling": "bilinear", "optimizer": "gauss-newton", "steps": 12}
     size, dsize = (levels[0].shape[-2], levels[0].shape[-1]), (targets.shape[-2], targets.shape[-1])
     # As the others, from the photo laid on the target.
     found = denormalize_homography(torch.linalg.inv(half)[None], size, dsize, align_corners=False)
     for level in levels:
-        starts = 5 if level is levels[0] else 1
-        found = register(level, targets, init=found, starts=starts, **options).matrix
+        solver = GaussNewton(steps=12, starts=5 if level is levels[0] else 1, sampler="bilinear")
+        found = register(level, targets, "affine", solver, init=found).matrix
     return torch.linalg.inv(half) @ normalised(found, levels[0], targets)
 
 

@@ -15,8 +15,8 @@ from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
 from benchmarks import antialiasing, peers
-from lms_geometry import LinearizedSampling, grid_sample_linearized, homography_warp_linearized
-from lms_geometry.annealing import ANNEALED_SHARE, annealed
+from lms_geometry import Annealed, LinearizedSampling, grid_sample_linearized, homography_warp_linearized
+from lms_geometry.registration.schedule import ANNEALED_SHARE
 
 Read = Callable[[Tensor, tuple[int, int], float, torch.Generator], Tensor]
 Sampler = Callable[[Tensor], Read]
@@ -104,7 +104,7 @@ def linearized(
 
     def prepare(images: Tensor) -> Read:
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, generator: torch.Generator) -> Tensor:
-            settings = sampling if anneal is None else annealed(sampling, anneal, progress, ANNEALED_SHARE)
+            settings = sampling if anneal is None else Annealed(*anneal, sampling).at(progress)
             return homography_warp_linearized(
                 images,
                 convert_affinematrix_to_homography(warps),
@@ -127,7 +127,7 @@ def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share
         level = _levels(images)
 
         def read(warps: Tensor, dsize: tuple[int, int], progress: float, generator: torch.Generator) -> Tensor:
-            settings = sampling if anneal is None else annealed(sampling, anneal, _stage(progress), ANNEALED_SHARE)
+            settings = sampling if anneal is None else Annealed(*anneal, sampling).at(_stage(progress))
             blur = share * settings.sigma if progress < ANNEALED_SHARE else 0.0
             canvas, enlarged = level(blur * images.shape[-1] / dsize[1])
             matrix = convert_affinematrix_to_homography(warps / enlarged[:, None])

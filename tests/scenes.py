@@ -1,7 +1,8 @@
-"""A scene, motions of it, and how far a matrix that was found is from the truth: what registration is tried on."""
+"""A scene to register, motions of it, and the error of a matrix that was found."""
 
 import torch
-from kornia.geometry.linalg import transform_points
+
+from lms_geometry.registration import metrics
 
 
 def draw_scene(size, seed=0):
@@ -27,12 +28,8 @@ def about_centre(linear, shift, size, dsize):
 
 
 def corner_error(found, truth, dsize):
-    """Mean distance in source pixels between where two matrices take the target's corners from."""
-    height, width = dsize
-    corners = torch.tensor([[0.0, 0.0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
-    corners = corners.expand(len(found), 4, 2)
-    points = [transform_points(torch.linalg.inv(m), corners) for m in (found, truth.expand_as(found))]
-    return (points[0] - points[1]).norm(dim=-1).mean(-1)
+    """The corner error in source pixels of matrices from source to target, as ``register`` gives them."""
+    return metrics.corner_error(torch.linalg.inv(found), torch.linalg.inv(truth.expand_as(found)), dsize)
 
 
 SIZE, DSIZE = (72, 90), (24, 30)

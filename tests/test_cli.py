@@ -10,6 +10,7 @@ from PIL import Image
 from skimage import data
 
 from lms_geometry import cli
+from lms_geometry.cli import images
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_results_that_cannot_be_written_are_an_error_without_a_traceback(photos,
 def test_16_bits_and_floats_are_read_with_all_their_values(tmp_path, name, dtype, most):
     grey = data.camera()[::8, ::8] / 255
     Image.fromarray((grey * most).astype(dtype)).save(tmp_path / name)
-    read = cli._read_image(tmp_path / name)
+    read = images.read_image(tmp_path / name)
     torch.testing.assert_close(read[:, :3], torch.from_numpy(grey).float().expand(1, 3, -1, -1), rtol=0, atol=2e-5)
     assert (read[:, 3] == 1).all()
 
@@ -118,7 +119,7 @@ def test_a_photo_is_read_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
-    read = cli._read_image(tmp_path / "photo.png")[0, :3].permute(1, 2, 0) * 255
+    read = images.read_image(tmp_path / "photo.png")[0, :3].permute(1, 2, 0) * 255
     assert np.array_equal(read.round().byte().numpy(), np.rot90(pixels, -1))
 
 
@@ -139,15 +140,15 @@ def test_what_is_transparent_is_left_out(photos, tmp_path, colour):
 
 def test_a_wholly_transparent_image_is_refused(tmp_path):
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(tmp_path / "image.png")
-    with pytest.raises(cli.InputError, match=r"image\.png is wholly transparent"):
-        cli._read_image(tmp_path / "image.png")
+    with pytest.raises(images.InputError, match=r"image\.png is wholly transparent"):
+        images.read_image(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize(("level", "most"), [(np.float32(1.5), 1), (np.float32("nan"), 1), (np.int32(70000), 65535)])
 def test_values_that_no_range_explains_are_refused(tmp_path, level, most):
     Image.fromarray(np.full((9, 9), level)).save(tmp_path / "image.tif")
-    with pytest.raises(cli.InputError, match=f"image.tif has values that are not from 0 to {most}"):
-        cli._read_image(tmp_path / "image.tif")
+    with pytest.raises(images.InputError, match=f"image.tif has values that are not from 0 to {most}"):
+        images.read_image(tmp_path / "image.tif")
 
 
 def test_a_folder_without_images_is_named(photos, tmp_path, capsys):

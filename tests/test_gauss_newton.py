@@ -3,22 +3,22 @@ import torch
 from kornia.geometry import homography_warp
 
 from lms_geometry import LinearizedSampling
-from lms_geometry.gauss_newton import _normal_equations, _step
-from lms_geometry.motions import PARAMETERS, motion_matrix
-from lms_geometry.problem import Problem
+from lms_geometry.registration.gauss_newton import _normal_equations, _step
+from lms_geometry.registration.motion import PARAMETERS, motion_matrix
+from lms_geometry.registration.problem import Problem
 
 SIZE, DSIZE = (17, 23), (7, 9)
 
 
-def _problem(motion, photometric=False, overlap=False, batch=2):
+def _problem(motion, fit_gain_bias=False, overlap_only=False, batch=2):
     generator = torch.Generator().manual_seed(3)
     source = torch.rand(batch, 2, *SIZE, generator=generator, dtype=torch.float64)
     target = torch.rand(batch, 2, *DSIZE, generator=generator, dtype=torch.float64)
     start = torch.eye(3, dtype=torch.float64).repeat(batch, 1, 1)
     start[:, 0, 1], start[:, 2, 0] = 0.1, 0.05
-    source_mask = torch.ones_like(source[:, :1]) if overlap else None
+    source_mask = torch.ones_like(source[:, :1]) if overlap_only else None
     mask = torch.ones_like(target[:, :1])
-    return Problem(source, target, start, DSIZE, motion, source_mask, mask, photometric, "squared")
+    return Problem(source, target, start, DSIZE, motion, source_mask, mask, fit_gain_bias, "squared")
 
 
 def _some_parameters(motion, batch=2, starts=3):
@@ -26,24 +26,24 @@ def _some_parameters(motion, batch=2, starts=3):
     return 0.2 * torch.randn(batch, starts, len(PARAMETERS[motion]), generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("photometric", [False, True])
+@pytest.mark.parametrize("fit_gain_bias", [False, True])
 @pytest.mark.parametrize("motion", PARAMETERS)
-def test_the_normal_equations_are_those_of_the_residuals_jacobian(motion, photometric):
+def test_the_normal_equations_are_those_of_the_residuals_jacobian(motion, fit_gain_bias):
     """Written out with autograd's Jacobian of each start's residual; the gain and the bias are two more columns."""
-    problem, parameters = _problem(motion, photometric), _some_parameters(motion)
+    problem, parameters = _problem(motion, fit_gain_bias), _some_parameters(motion)
     found = _normal_equations(problem, parameters, "bilinear", None)
     for b in range(2):
         for n in range(3):
 
-            def moved(p, b=b):
+            def warped(p, b=b):
                 matrix = problem.start[b : b + 1] @ motion_matrix(motion, p[None], DSIZE)
                 return homography_warp(problem.source[b : b + 1], matrix, DSIZE).flatten()
 
-            value, target = moved(parameters[b, n]), problem.target[b].flatten()
-            jacobian = torch.autograd.functional.jacobian(moved, parameters[b, n])
+            value, target = warped(parameters[b, n]), problem.target[b].flatten()
+            jacobian = torch.autograd.functional.jacobian(warped, parameters[b, n])
             gain, bias = 1.0, 0.0
             columns = jacobian
-            if photometric:
+            if fit_gain_bias:
                 ones = torch.stack((value, torch.ones_like(value)), 1)
                 gain, bias = torch.linalg.lstsq(ones, target[:, None]).solution[:, 0].clamp(min=0.2)
                 bias = (target - gain * value).mean()
@@ -51,7 +51,7 @@ def test_the_normal_equations_are_those_of_the_residuals_jacobian(motion, photom
             difference = gain * value + bias - target
             matrix, gradient = columns.T @ columns, columns.T @ difference
             p = len(parameters[b, n])
-            if photometric:
+            if fit_gain_bias:
                 own = torch.linalg.inv(matrix[p:, p:])
                 matrix = matrix[:p, :p] - matrix[:p, p:] @ own @ matrix[p:, :p]
             torch.testing.assert_close(found.matrix[b, n], matrix, rtol=1e-4, atol=1e-4)

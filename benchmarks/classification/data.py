@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.datasets import encoded_images, find_digits, read_sign
 from benchmarks.runs import fingerprint
+from lms_geometry.registration.motion import rotation_scale_matrix
 
 SIZE = 50
 HELD_OUT = 0.1
@@ -138,9 +139,8 @@ def _strew(digits: Tensor, seed: int) -> Tensor:
     """Digits ``(N, 28, 28)`` laid on a canvas, ``(N, 1, SIZE, SIZE)``."""
     angle, log2_scale, *shift = torch.randn(4, len(digits), generator=torch.Generator().manual_seed(seed))
     scale = _DIGIT_SCALE * (_LOG2_SCALE * log2_scale).exp2()
-    cos, sin = (_TURN * angle).cos() * scale, (_TURN * angle).sin() * scale
     x, y = (scale * _SHIFT * s for s in shift)
-    theta = torch.stack((torch.stack((cos, -sin, x), -1), torch.stack((sin, cos, y), -1)), 1)
+    theta = rotation_scale_matrix(_TURN * angle, scale, scale, x, y)
     canvas = torch.empty(len(digits), 1, SIZE, SIZE, dtype=torch.uint8)
     for some in torch.arange(len(digits)).split(1000):
         grid = F.affine_grid(theta[some], [len(some), 1, SIZE, SIZE], align_corners=False)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor, nn
 
 from benchmarks.classification.data import SIZE
 from benchmarks.classification.samplers import Sampler
+from lms_geometry.registration.motion import rotation_scale_matrix
 
 LOOKS = {"none": 0, "STN": 1, "ICSTN": 4}
 
@@ -94,9 +96,8 @@ class Network(nn.Module):
 def similarity(parameters: Tensor) -> Tensor:
     """Rotation, log2 of the scale and translation ``(B, 4)`` as matrices ``(B, 3, 3)``."""
     angle, log2_scale, x, y = parameters.unbind(-1)
-    cos, sin = angle.cos() * log2_scale.exp2(), angle.sin() * log2_scale.exp2()
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return torch.stack((cos, -sin, x, sin, cos, y, zero, zero, one), -1).unflatten(-1, (3, 3))
+    scale = log2_scale.exp2()
+    return convert_affinematrix_to_homography(rotation_scale_matrix(angle, scale, scale, x, y))
 
 
 def _paper_features(channels: int) -> nn.Sequential:

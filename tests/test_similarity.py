@@ -2,16 +2,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lms_geometry.agreement import agreement, fit_gain, residual
+from lms_geometry.registration.similarity import gain_and_bias, residual, similarity
 
 
 def test_what_is_hidden_by_the_masks_counts_with_the_targets_variance():
-    moved, target = torch.rand(1, 2, 3, 5, 6), torch.rand(1, 1, 3, 5, 6)
-    wanted = torch.ones(1, 1, 1, 5, 6)
-    seen = torch.ones(1, 2, 1, 5, 6)
-    seen[:, 1, :, :, :2] = 0
-    found = residual(moved, target, seen, wanted, False, "squared").loss
-    squared = (moved - target).square().mean(2)
+    warped, target = torch.rand(1, 2, 3, 5, 6), torch.rand(1, 1, 3, 5, 6)
+    target_weight = torch.ones(1, 1, 1, 5, 6)
+    valid = torch.ones(1, 2, 1, 5, 6)
+    valid[:, 1, :, :, :2] = 0
+    found = residual(warped, target, valid, target_weight, False, "squared").loss
+    squared = (warped - target).square().mean(2)
     torch.testing.assert_close(found[0, 0], squared[0, 0].mean())
     spread = (target - target.mean((3, 4), keepdim=True)).square().mean()
     torch.testing.assert_close(found[0, 1], (squared[0, 1, :, 2:].sum() + 10 * spread) / 30)
@@ -19,10 +19,10 @@ def test_what_is_hidden_by_the_masks_counts_with_the_targets_variance():
 
 def test_hubers_loss_is_squared_near_zero_and_linear_far_away():
     target = torch.zeros(1, 1, 1, 1, 3)
-    moved = torch.tensor([0.05, 0.2, 0.8]).view(1, 1, 1, 1, 3)
-    seen = torch.ones_like(target)
-    found = residual(moved, target, seen, seen, False, "huber", delta=torch.tensor([[0.2]]))
-    expected = F.huber_loss(moved, target, delta=0.2, reduction="mean") * 2
+    warped = torch.tensor([0.05, 0.2, 0.8]).view(1, 1, 1, 1, 3)
+    valid = torch.ones_like(target)
+    found = residual(warped, target, valid, valid, False, "huber", delta=torch.tensor([[0.2]]))
+    expected = F.huber_loss(warped, target, delta=0.2, reduction="mean") * 2
     torch.testing.assert_close(found.loss[0, 0], expected)
     torch.testing.assert_close(found.weight.flatten(), torch.tensor([1.0, 1.0, 0.25]))
 
@@ -30,29 +30,29 @@ def test_hubers_loss_is_squared_near_zero_and_linear_far_away():
 def test_the_score_is_that_of_correlation_and_ignores_light_and_a_hidden_patch():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 20, 20, generator=generator)
-    seen = torch.ones(1, 1, 20, 20)
-    assert agreement(image, 0.5 * image + 0.3, seen).item() > 0.999
+    valid = torch.ones(1, 1, 20, 20)
+    assert similarity(image, 0.5 * image + 0.3, valid).item() > 0.999
     hidden = image.clone()
     hidden[..., :8, :8] = 1
-    assert agreement(image, hidden, seen).item() > 0.95
-    assert agreement(image, torch.rand(1, 3, 20, 20, generator=generator), seen).item() < 0.3
-    assert agreement(image, image, seen * 0).item() == 0
+    assert similarity(image, hidden, valid).item() > 0.95
+    assert similarity(image, torch.rand(1, 3, 20, 20, generator=generator), valid).item() < 0.3
+    assert similarity(image, image, valid * 0).item() == 0
 
 
-def test_a_tint_that_two_images_share_is_no_agreement():
+def test_a_tint_that_two_images_share_does_not_raise_the_score():
     generator = torch.Generator().manual_seed(0)
-    tint, seen = torch.tensor([0.9, 0.3, 0.2]).view(1, 3, 1, 1), torch.ones(1, 1, 20, 20)
+    tint, valid = torch.tensor([0.9, 0.3, 0.2]).view(1, 3, 1, 1), torch.ones(1, 1, 20, 20)
     first, second = (tint + 0.1 * torch.randn(1, 1, 20, 20, generator=generator) for _ in range(2))
-    assert agreement(first, second, seen).item() < 0.5
-    assert agreement(first, first, seen).item() > 0.99
+    assert similarity(first, second, valid).item() < 0.5
+    assert similarity(first, first, valid).item() > 0.99
 
 
 def test_the_score_and_the_gain_do_not_depend_on_the_units_of_the_images():
     generator = torch.Generator().manual_seed(0)
-    image, seen = torch.rand(1, 3, 20, 20, generator=generator), torch.ones(1, 1, 20, 20)
+    image, valid = torch.rand(1, 3, 20, 20, generator=generator), torch.ones(1, 1, 20, 20)
     for unit in (255.0, 0.01, 1e-4, 1e-6):
-        assert agreement(unit * image, unit * image, seen).item() == pytest.approx(1, abs=1e-3)
-        gain, _ = fit_gain(unit * image[:, None], 2 * unit * image[:, None], seen[:, None])
+        assert similarity(unit * image, unit * image, valid).item() == pytest.approx(1, abs=1e-3)
+        gain, _ = gain_and_bias(unit * image[:, None], 2 * unit * image[:, None], valid[:, None])
         assert gain.item() == pytest.approx(2, abs=1e-3)
 
 
@@ -61,10 +61,10 @@ def test_the_robust_scale_does_not_depend_on_the_units_nor_on_how_much_all_pixel
     image = torch.rand(1, 3, 20, 20, generator=generator)
     hidden = image.clone()
     hidden[..., :8, :8] = 1
-    expected = agreement(image, hidden, torch.ones(1, 1, 20, 20))
+    expected = similarity(image, hidden, torch.ones(1, 1, 20, 20))
     for unit in (1.0, 255.0):
         for weight in (0.6, 0.3):
-            found = agreement(unit * image, unit * hidden, torch.full((1, 1, 20, 20), weight))
+            found = similarity(unit * image, unit * hidden, torch.full((1, 1, 20, 20), weight))
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -72,4 +72,4 @@ def test_the_robust_scale_does_not_depend_on_the_units_nor_on_how_much_all_pixel
 def test_blank_images_have_a_low_score(level):
     blank, image = torch.full((1, 3, 20, 20), level), torch.rand(1, 3, 20, 20)
     for pair in ((blank, blank), (blank, image), (image, blank)):
-        assert 0 <= agreement(*pair, torch.ones(1, 1, 20, 20)).item() < 0.01
+        assert 0 <= similarity(*pair, torch.ones(1, 1, 20, 20)).item() < 0.01

@@ -1,4 +1,4 @@
-"""What is to be aligned, and how the images are made ready: masks, offsets, contrast, and where the search starts."""
+"""The problem of a registration: images made ready to be compared, their masks, and the matrix to start from."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,23 +6,31 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lms_geometry.agreement import Loss, contrast, weighted_mean
-from lms_geometry.motions import Motion
 from lms_geometry.projection import pixel_normalisation
+from lms_geometry.registration.motion import Motion
+from lms_geometry.registration.similarity import Loss, contrast, weighted_mean
 
-# What a pixel reads is counted where so much of it is in the source's mask.
-WHOLLY_SEEN = 0.99
-# Beyond, squares and their sums leave float32.
+# The value of the warped source mask above which a pixel of the warped source is valid.
+FULLY_VALID = 0.99
+# The largest intensity. The squares of larger ones, and their sums, leave float32.
 _LARGEST = 1e15
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be aligned: ``source``, ``(B, C, H, W)``, with ``target``, ``(B, C, h, w)``, and how to compare them.
+    """A batch of image pairs to align, and how to compare them.
 
-    ``start`` ``(B, 3, 3)`` is normalised, target to source; ``dsize`` is the target's size when it was not yet shrunk.
-    The masks, ``(B, 1, H, W)`` and ``(B, 1, h, w)``, are 1 where an image counts. Without a ``source_mask`` all of the
-    target counts, and what lies outside the source is zero.
+    Args:
+        source: the images to warp, ``(B, C, H, W)``.
+        target: the images to warp them onto, ``(B, C, h, w)``.
+        start: the matrices to start from, target to source in normalised coordinates, ``(B, 3, 3)``.
+        dsize: the target's size (height, width) before it was shrunk for a stage of the search.
+        motion: the motion model.
+        source_mask: 1 where the source is valid, ``(B, 1, H, W)``. ``None``: the source is zero outside its frame, and
+            all of the target counts.
+        target_mask: weight of the target's pixels, ``(B, 1, h, w)``.
+        fit_gain_bias: whether a gain and a bias of the source are fitted.
+        loss: the loss of the residuals.
     """
 
     source: Tensor
@@ -32,11 +40,11 @@ class Problem:
     motion: Motion
     source_mask: Tensor | None
     target_mask: Tensor
-    photometric: bool
+    fit_gain_bias: bool
     loss: Loss
 
     def take(self, rows: Tensor) -> "Problem":
-        """The problem of some of the images."""
+        """The problem of some of the pairs."""
         return replace(
             self,
             source=self.source[rows],
@@ -47,18 +55,18 @@ class Problem:
         )
 
     def normalised(self) -> "Problem":
-        """The same problem with images whose offset and, if it is fitted, contrast do not matter.
+        """The same problem, with images whose offset, and whose contrast if a gain is fitted, do not matter.
 
-        Where only the overlap counts, wide samples read zeros outside the source: let its mean be 0, so that they are
-        no edge. Where a gain is fitted, it lies within bounds: let it be about 1.
+        With a source mask, wide samples read zeros outside the source. Its mean becomes 0, so that these zeros make no
+        edge. A fitted gain has bounds. The source takes the target's contrast, so that the gain is about 1.
         """
-        seen = torch.ones_like(self.source[:, :1]) if self.source_mask is None else self.source_mask
+        valid = torch.ones_like(self.source[:, :1]) if self.source_mask is None else self.source_mask
         gain, mean = torch.ones_like(self.source[:, :1, :1, :1]), torch.zeros_like(self.source[:, :, :1, :1])
-        if self.photometric:
+        if self.fit_gain_bias:
             wanted = contrast(self.target[:, None], self.target_mask[:, None])
-            gain = (wanted.sqrt() / contrast(self.source[:, None], seen[:, None]).sqrt())[:, 0]
+            gain = (wanted.sqrt() / contrast(self.source[:, None], valid[:, None]).sqrt())[:, 0]
         if self.source_mask is not None:
-            mean = weighted_mean(self.source, seen)
+            mean = weighted_mean(self.source, valid)
         return replace(self, source=gain * (self.source - mean), target=self.target - mean)
 
 
@@ -69,15 +77,15 @@ def make_problem(
     motion: Motion,
     source_mask: Tensor | None,
     target_mask: Tensor | None,
-    overlap: bool,
-    photometric: bool,
+    overlap_only: bool,
+    fit_gain_bias: bool,
     loss: Loss,
 ) -> Problem:
-    """The images in one dtype and batch, the start in normalised coordinates."""
+    """Bring the images to one dtype and batch size, and the start to normalised coordinates."""
     working = torch.promote_types(source.dtype, torch.float32)
     batch = source.shape[0] if target.shape[0] == 1 else target.shape[0]
     source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
-    if source_mask is None and overlap:
+    if source_mask is None and overlap_only:
         source_mask = torch.ones_like(source[:, :1])
     if source_mask is not None:
         source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
@@ -100,16 +108,16 @@ def make_problem(
             raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {image.abs().amax():g}")
     dsize = target.shape[-2], target.shape[-1]
     start = start.expand(batch, 3, 3)
-    return Problem(source, target, start, dsize, motion, source_mask, target_mask, photometric, loss)
+    return Problem(source, target, start, dsize, motion, source_mask, target_mask, fit_gain_bias, loss)
 
 
 def normalisation(image: Tensor) -> Tensor:
-    """From an image's pixels to its normalised coordinates, ``(1, 3, 3)``."""
+    """The matrix ``(1, 3, 3)`` from an image's pixels to its normalised coordinates."""
     return pixel_normalisation((image.shape[-2], image.shape[-1]), align_corners=False, like=image)
 
 
 def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
-    """The plain resize, or, for a motion that cannot undo that, a resize that keeps the source's proportions."""
+    """The plain resize, or, for a motion that cannot undo a change of proportions, a resize that keeps them."""
     (height, width), (h, w) = source.shape[-2:], target.shape[-2:]
     start = torch.eye(3, dtype=source.dtype, device=source.device)
     if motion in ("translation", "similarity") and abs(w * height - h * width) > max(height, width):
@@ -119,6 +127,6 @@ def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
 
 
 def _filled(image: Tensor, mask: Tensor) -> Tensor:
-    """An image with its mean where it is hidden: samples that reach there find nothing that stands out."""
+    """The image with its mean where the mask hides it: samples that reach there read nothing that stands out."""
     shown = mask > 0
     return torch.where(shown, image, weighted_mean(torch.where(shown, image, 0.0), mask))

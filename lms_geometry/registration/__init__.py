@@ -1,0 +1,131 @@
+"""Image registration through a linearized warp: by Gauss-Newton steps from several starts, or by Adam."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lms_geometry.autocast import no_autocast
+from lms_geometry.registration import adam, gauss_newton
+from lms_geometry.registration.checks import check_choices, check_images, check_init, check_mask
+from lms_geometry.registration.motion import Motion
+from lms_geometry.registration.problem import make_problem
+from lms_geometry.registration.result import Registration, make_registration
+from lms_geometry.registration.schedule import Annealed, Stage
+from lms_geometry.registration.similarity import Loss
+from lms_geometry.registration.solvers import Adam, GaussNewton
+
+__all__ = ["Adam", "Annealed", "GaussNewton", "Registration", "Stage", "register"]
+
+_DEFAULT_STARTS = 5
+
+
+def register(
+    source: Tensor,
+    target: Tensor,
+    motion: Motion = "affine",
+    solver: GaussNewton | Adam = GaussNewton(),
+    *,
+    init: Tensor | None = None,
+    loss: Loss = "squared",
+    fit_gain_bias: bool = False,
+    overlap_only: bool = False,
+    source_mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Registration:
+    r"""Find the motion that warps ``source`` onto ``target``, for a whole batch at once.
+
+    Minimises the difference between the warped source and the target. The samples of linearized sampling start spread
+    over many output pixels and are drawn in. Then the intercept is dropped, so that the value is the exact bilinear one
+    and the loss is 0 at the truth.
+
+    :class:`GaussNewton` takes Gauss-Newton steps from several starts, rotated about the target's centre, until each
+    image has converged. :class:`Adam` is the paper's descent (section 6.4) from one start.
+
+    Convention:
+        - the result maps **source to target** in **pixels** with centres at integers: kornia's ``M``
+        - the motion acts on the target's frame, in units of half its longer side, about its centre: a rotation angle, a
+          log2 scale per axis, a shear, a translation, two perspective terms; ``"anisotropic"`` is the paper's five
+        - outside its frame ``source`` is zero, unless ``overlap_only`` or ``source_mask`` leaves these pixels out
+        - intensities have any unit and any offset; without ``overlap_only`` and masks, 0 stands for the outside
+
+    Args:
+        source: images to warp, shape :math:`(B, C, H, W)`.
+        target: images to warp them onto, shape :math:`(B, C, h, w)`, of any size. Either batch may be 1. Either C may
+            be 1, grey; then the mean of the other's channels is compared with it.
+        motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale per
+            axis) | ``"affine"`` | ``"homography"``.
+        solver: a :class:`GaussNewton` or an :class:`Adam`, which hold their own settings.
+        init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
+            plain resize that lays the whole source on the whole target. A translation or similarity cannot undo a
+            change of proportions: where those of the images differ by more than rounding, it starts from a source of
+            the target's area with its proportions kept, centre on centre. A translation keeps the scale it starts from.
+        loss: ``"squared"``, or ``"huber"``, on which parts that are hidden in one of the images have less pull.
+        fit_gain_bias: whether a gain and a bias of each source are fitted, for images that differ in brightness and
+            contrast.
+        overlap_only: whether pixels that read outside the source are left out of the comparison, as between photos
+            whose scene goes on beyond their edges. If not, the source is zero there, which is a cue when the target
+            shows it so.
+        source_mask: 1 where the source is valid and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. A pixel
+            that reads at most 0.99 of it is left out. Implies ``overlap_only``. Hidden pixels may have any values.
+        target_mask: the weight of the target's pixels, from 0 to 1, shape :math:`(B, 1, h, w)`, where B may be 1.
+        generator: source of randomness; torch's global one if ``None``.
+        progress: whether to show a progress bar; needs tqdm, which comes with ``lms_geometry[cli]``.
+
+    Returns:
+        The :class:`Registration`.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device, batch or range, or ``init`` is singular.
+        RuntimeError: if Adam or bilinear sampling is asked for in inference mode, which has no gradients.
+
+    Example:
+        >>> from kornia.geometry import warp_perspective
+        >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
+        >>> source = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
+        >>> M = torch.tensor([[[0.5, 0.0, 2.0], [0.0, 0.5, -1.0], [0.0, 0.0, 1.0]]])
+        >>> target = warp_perspective(source, M, (20, 25))
+        >>> found = register(source, target, "translation", generator=torch.Generator().manual_seed(0))
+        >>> bool((found.matrix - M).abs().max() < 0.01)
+        True
+    """
+    if not isinstance(solver, GaussNewton | Adam):
+        raise TypeError(f"solver must be a GaussNewton or an Adam, such as GaussNewton(), got {solver!r}")
+    check_images(source, target)
+    check_choices(motion, loss, fit_gain_bias, overlap_only)
+    batch = max(source.shape[0], target.shape[0])
+    if init is not None:
+        check_init(init, source, batch)
+    for name, mask, image in (("source_mask", source_mask, source), ("target_mask", target_mask, target)):
+        if mask is not None:
+            check_mask(name, mask, image, batch)
+    if torch.is_inference_mode_enabled() and (isinstance(solver, Adam) or solver.sampler == "bilinear"):
+        raise RuntimeError(
+            'the solver Adam and the sampler "bilinear" need gradients, which torch.inference_mode() has not: use '
+            "torch.no_grad()"
+        )
+
+    with torch.no_grad(), no_autocast(source.device):
+        given = make_problem(source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss)
+        problem = given.normalised()
+        steps = _count_steps(solver.steps, progress)
+        if isinstance(solver, Adam):  # a function as sampler may compare the images it is given with others of its own
+            trace = adam.descend(given if callable(solver.sampler) else problem, solver, steps, generator)
+        else:
+            starts = solver.starts or (_DEFAULT_STARTS if init is None else 1)
+            trace = gauss_newton.descend(problem, solver, starts, steps, generator)
+        return make_registration(source, target, problem, trace)
+
+
+def _count_steps(steps: int, progress: bool) -> Iterator[int]:
+    if not progress:
+        return iter(range(steps))
+    try:
+        from tqdm.auto import trange
+    except ModuleNotFoundError as error:
+        message = "progress=True needs tqdm: pip install 'lms_geometry[cli]'"
+        raise ModuleNotFoundError(message, name=error.name) from None
+    return iter(trange(steps, desc="register", unit="step"))

@@ -1,0 +1,81 @@
+"""Motion models of registration: the matrix of a few parameters, and its derivative.
+
+A motion acts on the target's frame, in units of half its longer side, about its centre.
+"""
+
+from typing import Literal
+
+import torch
+from kornia.geometry.conversions import convert_affinematrix_to_homography
+from torch import Tensor
+
+Motion = Literal["translation", "similarity", "anisotropic", "affine", "homography"]
+
+PARAMETERS: dict[Motion, tuple[str, ...]] = {
+    "translation": ("x", "y"),
+    "similarity": ("x", "y", "angle", "scale"),
+    "anisotropic": ("x", "y", "angle", "scale_x", "scale_y"),
+    "affine": ("x", "y", "angle", "scale_x", "scale_y", "shear"),
+    "homography": ("x", "y", "angle", "scale_x", "scale_y", "shear", "perspective_x", "perspective_y"),
+}
+# Factors that slow some parameters down. A small change of these moves the corners furthest. At the speed of the others
+# they would lead the search away before the other parameters are right.
+_RATES = {"shear": 0.25, "perspective_x": 0.1, "perspective_y": 0.1}
+
+
+def motion_matrix(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) -> Tensor:
+    """The matrix of a motion: translation, rotation, scales, shear and perspective of the target's frame.
+
+    Args:
+        motion: the model.
+        parameters: its parameters, ``(B, P)``; all 0 is no motion. Angles are in radians, scales are log2.
+        dsize: the target's size (height, width), which gives the frame its shape.
+
+    Returns:
+        Matrices ``(B, 3, 3)`` in normalised coordinates.
+    """
+    names = PARAMETERS[motion]
+    zero, one = torch.zeros_like(parameters[:, 0]), torch.ones_like(parameters[:, 0])
+    given = {name: value * _RATES.get(name, 1.0) for name, value in zip(names, parameters.unbind(1), strict=True)}
+    x, y, angle, shear = (given.get(name, zero) for name in ("x", "y", "angle", "shear"))
+    scale_x, scale_y = (given.get(name, given.get("scale", zero)).exp2() for name in ("scale_x", "scale_y"))
+    rotation = convert_affinematrix_to_homography(rotation_scale_matrix(angle, one, one, x, y))
+    stretch = _rows((scale_x, scale_x * shear, zero), (zero, scale_y, zero), (zero, zero, one))
+    last_row = given.get("perspective_x", zero), given.get("perspective_y", zero), one
+    perspective = _rows((one, zero, zero), (zero, one, zero), last_row)
+    to_frame = torch.tensor([dsize[1], dsize[0], max(dsize)], dtype=zero.dtype, device=zero.device) / max(dsize)
+    return (rotation @ stretch @ perspective) * to_frame / to_frame[:, None]
+
+
+def motion_derivative(motion: Motion, parameters: Tensor, dsize: tuple[int, int]) -> Tensor:
+    """The derivative of :func:`motion_matrix` with respect to each parameter, ``(B, P, 3, 3)``."""
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda p: motion_matrix(motion, p[None], dsize)[0]))(parameters)
+    return jacobian.movedim(-1, 1)
+
+
+def rotated_starts(motion: Motion, count: int, like: Tensor) -> Tensor:
+    """Parameters ``(count, P)`` of rotations by 0, 45, -45, 90, -90, 135, -135 and 180 degrees, in this order."""
+    parameters = like.new_zeros(count, len(PARAMETERS[motion]))
+    if "angle" in PARAMETERS[motion]:
+        eighths = torch.tensor([0, 1, -1, 2, -2, 3, -3, 4], dtype=like.dtype, device=like.device)
+        parameters[:, PARAMETERS[motion].index("angle")] = eighths[:count] * (torch.pi / 4)
+    return parameters
+
+
+def rotation_scale_matrix(angle: Tensor, scale_x: Tensor, scale_y: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The affine matrix ``[R S, t]`` that scales, then rotates, then translates.
+
+    Args:
+        angle: rotation in radians, from the x axis towards the y axis, ``(...)``.
+        scale_x, scale_y: factors along the axes before the rotation, ``(...)``.
+        x, y: translation, ``(...)``.
+
+    Returns:
+        Matrices ``(..., 2, 3)``.
+    """
+    cos, sin = angle.cos(), angle.sin()
+    return _rows((cos * scale_x, -sin * scale_y, x), (sin * scale_x, cos * scale_y, y))
+
+
+def _rows(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
