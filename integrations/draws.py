@@ -4,10 +4,11 @@ import itertools
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
+
+from . import _torch_private
 
 _TICKETS_KEPT = 4096
 
@@ -26,6 +27,11 @@ class Draws:
         self._numbers: dict[int, itertools.count[int]] = {}
         self._tickets: dict[int, int] = {}
 
+    @property
+    def seeded(self) -> bool:
+        """Whether the noise comes from a seed of its own."""
+        return self._seed is not None
+
     def __call__(self, sampling: LinearizedSampling, grid: Tensor) -> Tensor:
         """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
         size, dtype = (grid.shape[-3], grid.shape[-2]), torch.promote_types(grid.dtype, torch.float32)
@@ -33,13 +39,13 @@ class Draws:
             if self._seed is not None:
                 raise RuntimeError("a seed cannot enter a compiled graph: leave it out, and call torch.manual_seed()")
             return draw_noise(sampling, size, device=grid.device, dtype=dtype)
-        with temporarily_clear_interpreter_stack():
+        with _torch_private.no_transforms():
             generator = None if self._seed is None else self._generator(grid.device.index or 0)
             return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=dtype)
 
     def _generator(self, device: int) -> torch.Generator:
         number = next(self._numbers.setdefault(device, itertools.count()))
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        if _torch_private.may_run_again():
             ticket = int(torch.randint(2**62, (), device="cpu"))
             number = self._tickets.setdefault(ticket, number)
             if len(self._tickets) > _TICKETS_KEPT:

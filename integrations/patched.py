@@ -13,9 +13,11 @@ from typing import Any, Protocol, SupportsIndex
 import torch
 from torch import nn
 
+from . import _torch_private
+
 _LOCK = threading.RLock()
-# Layers and wrappers of torch's own: they call no sampler but through modules of the user's.
-_NO_SAMPLERS = ("torch.nn.", "torch._dynamo.")
+# The modules of torch that define its layers and wrappers, which call a sampler only through modules of the user's.
+_NO_SAMPLERS = ("torch.nn.", _torch_private.COMPILED_MODULES)
 
 
 class Enters(Protocol):

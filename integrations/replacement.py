@@ -11,7 +11,7 @@ from typing import Self
 
 from torch import nn
 
-from .report import HERE
+from .call_stack import HERE
 
 _ABSENT = object()
 _LOCK = threading.Lock()

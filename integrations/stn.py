@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.sampling import carries_gradient
 
+from . import _torch_private
 from .intercept import Patch
 
 
@@ -57,7 +58,7 @@ def linearize_stn(
         ...     F.grid_sample(image, F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)).shape
         torch.Size([2, 3, 5, 7])
     """
-    return _StnPatch(target, sampling=sampling, include=include, exclude=exclude, seed=seed)
+    return _StnPatch(target, sampling, include, exclude, seed)
 
 
 class _StnPatch(Patch):
@@ -69,7 +70,7 @@ class _StnPatch(Patch):
 
     def jacobian(self, input: Tensor, grid: Tensor, align_corners: bool) -> Tensor | None:
         step, version = getattr(grid, "_lms_step", (None, None))
-        if step is None or version != grid._version or input.dim() != 4:
+        if step is None or version is None or version != _torch_private.version(grid) or input.dim() != 4:
             return None
         height, width = input.shape[-2:]
         units = [(n - 1) / 2 if align_corners else n / 2 for n in (width, height)]
@@ -84,4 +85,4 @@ def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: b
     height, width = size[-2:]
     steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]
     step = theta.detach()[:, None, None, :, :2] * theta.new_tensor(steps)
-    grid._lms_step = step, grid._version  # type: ignore[attr-defined]
+    grid._lms_step = step, _torch_private.version(grid)  # type: ignore[attr-defined]
