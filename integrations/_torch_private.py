@@ -101,5 +101,5 @@ def own_name(function: str) -> str:
 
 
 def version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place. ``None``, if torch does not say, stands for a tensor that was changed."""
+    """How often a tensor was changed in place, or ``None`` if torch does not say: it may then have been changed."""
     return getattr(tensor, "_version", None)

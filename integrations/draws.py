@@ -1,4 +1,4 @@
-"""Noise for samplers that are called by other people's code: under ``vmap``, checkpointing and a seed of its own."""
+"""Noise for samplers in other people's code: under ``vmap``, under checkpointing, and from a seed of its own."""
 
 import itertools
 
@@ -10,16 +10,16 @@ from lms_geometry.noise import draw_noise
 
 from . import _torch_private
 
+# The number of latest calls under checkpointing whose noise can be drawn again.
 _TICKETS_KEPT = 4096
 
 
 class Draws:
-    """Draws noise, from torch's global generator or, with a seed, a stream of its own.
+    """Draws noise from torch's global generator or, with a seed, from a stream of its own.
 
-    A seed's draws are numbered, a number for each call and device; the same seed and number give the same noise.
-    Checkpointing runs calls again and must find their noise: what it restores for that is torch's global generator. So
-    under saved-tensor hooks, which is how it works, a call takes a ticket from the global generator, and the same
-    ticket means the same number.
+    With a seed the calls on each device are numbered, and seed, device and number give the noise. Checkpointing runs a
+    call again, which must find its number again. Checkpointing restores torch's global generator for this. So a call
+    that may run again draws a ticket from that generator, and calls with the same ticket have the same number.
     """
 
     def __init__(self, seed: int | None = None) -> None:

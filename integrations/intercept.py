@@ -34,48 +34,43 @@ def linearize(
     exclude: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> "Patch":
-    """Give code that samples with ``F.grid_sample`` the linearized gradient, without touching that code.
+    """Give code that samples with ``F.grid_sample`` the linearized gradient, without a change to that code.
 
-    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With one it holds
-    wherever the module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a ``with``
-    block.
-
-    Swapped are bilinear calls on images (4-D) whose grid carries a gradient and is two or more points high and wide.
-    All else runs as it is, bit for bit, and is listed in :meth:`Patch.report` with the reason.
+    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With a target it holds
+    wherever that module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a
+    ``with`` block. A call is swapped if it is bilinear, its image is 4-D, and its grid carries a gradient and is two or
+    more points high and wide. Any other call runs as it is, bit for bit; :meth:`Patch.report` says why.
 
     Convention:
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
-          ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
-          site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a site or
-          function matches only if it lies within the compiled or checkpointed part. ``exclude`` wins over ``include``
-        - calls that ``include`` names are swapped whether or not their grid carries a gradient: with the intercept
-          their values are not the plain sampler's, and a model is to be evaluated, under ``no_grad``, on what it was
-          trained on
-        - the footprint of a sample comes from the neighbours in the grid. A grid one point high or wide has none along
-          that axis, and is left. A list of points folded into a grid, as in deformable attention, cannot be told from
-          an image: exclude it
+          ``"warp.py"`` or ``"warp.py:31"`` names a call site; ``"flow_to_grid()"`` names a function. A call matches if
+          the module, site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a
+          site or function must lie within the compiled or checkpointed part. ``exclude`` wins over ``include``
+        - a call that ``include`` names is swapped whether or not its grid carries a gradient. With the intercept its
+          values differ from the plain sampler's, and a model must be evaluated, under ``no_grad``, on the values that
+          it was trained on
+        - the footprint of a sample comes from its neighbours in the grid. Exclude lists of points that are folded into
+          a grid, as in deformable attention: they look like any other grid, but their neighbours are anywhere
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
           its values are the same
-        - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
-          with the original. What was saved whole needs ``weights_only=False`` to load
-        - the class of a patched module is a subclass of the one it had. ``super(self.__class__, self)`` leads back
-          to itself there, as in every subclass: use a block
-        - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
-          its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
-          function, and all in a block, are left. Reentrant checkpointing computes its first pass without gradients,
-          hence with plain values. If ``include`` names the call and a ``seed`` is set, it is linearized there too, but
-          with other noise than in the second pass
+        - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module. A module that
+          was saved whole needs ``weights_only=False`` to load
+        - ``checkpoint()`` runs its part again in ``backward()``, where only the patches of modules inside that part
+          hold. So a patch on a module swaps the calls of a checkpointed submodule, and leaves those of a checkpointed
+          function; a block leaves both. Reentrant checkpointing computes its first pass without gradients, hence with
+          plain values. If ``include`` names the call and a ``seed`` is set, that pass is linearized too, but with other
+          noise than the second
 
     Args:
         target: the module, or ``None`` for a block.
         sampling: settings of the method; the paper's if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
-        seed: seed of the noise. It is then the same in every run, and torch's global generator is left alone, except
-            under saved-tensor hooks, such as checkpointing's, where each call takes one number from it. A call with a
-            seed breaks a compiled graph. If ``None``, noise comes from the global generator.
+        seed: seed of the noise, which is then the same in every run and leaves torch's global generator alone. Only
+            under hooks on saved tensors, such as checkpointing's, each call takes one number from that generator. A
+            compiled graph takes no seed. If ``None``, noise comes from the global generator.
 
     Returns:
         The :class:`Patch`.
@@ -322,7 +317,7 @@ def _shapes(call: calls.Call) -> str:
 
 
 class _Thread(threading.local):
-    """What goes on in one thread: a patch's modules that run, by name and whether in training, and its blocks."""
+    """The modules of a patch that run in one thread, by name and whether in training, and its blocks there."""
 
     def __init__(self) -> None:
         self.running: list[tuple[str, bool]] = []
@@ -330,7 +325,7 @@ class _Thread(threading.local):
 
 
 class _Deciding(threading.local):
-    """Whether a patch is making a call in this thread: then those further out are not asked."""
+    """Whether a patch is making a call in this thread. The patches further out are then not asked."""
 
     def __init__(self) -> None:
         self.now = False
