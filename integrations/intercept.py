@@ -131,6 +131,8 @@ class Patch:
         A call in a compiled graph is counted when the graph is compiled, not when it runs, without its shapes.
         """
         lines = [str(self._table)] if self._table.rows else []
+        if self._table.none_swapped():
+            lines.append(_NONE_SWAPPED)
         if self._skipped_runs:
             lines.append(_SKIPPED_RUNS)
         elif not lines:
@@ -147,13 +149,15 @@ class Patch:
             RuntimeError: if it is off already, or is a block's.
 
         Warns:
-            UserWarning: if a pattern matched no call.
+            UserWarning: if a pattern matched no call, or if there were calls and none was linearized.
         """
         if self._target is None:
             raise RuntimeError("a block's patch ends with its block: there is nothing to remove")
         if self._removed:
             raise RuntimeError(f"this patch is off already: {self._removed}")
         self._take_off("it was removed")
+        if self._table.none_swapped():
+            warnings.warn(f"{_NONE_SWAPPED}. patch.report() lists the calls", stacklevel=2)
         self._warn_of_unmatched()
 
     def __enter__(self) -> Self:
@@ -276,9 +280,9 @@ class Patch:
         elif skip_reason:
             outcome = Outcome(False, skip_reason)
         elif excluded:
-            outcome = Outcome(False, f"excluded by {excluded[0]!r}")
+            outcome = Outcome(False, f"excluded by {excluded[0]!r}", by_pattern=True)
         elif include is not None and not included:
-            outcome = Outcome(False, "not included")
+            outcome = Outcome(False, "not included", by_pattern=True)
         elif stack.samples_packed_image:
             outcome = Outcome(False, "a pyramid packed into one image, see lms_geometry.integrations.kornia")
         elif not intercept and not (running[-1][1] if running else call_stack.trains(block)):
@@ -303,6 +307,10 @@ _NOTHING_SEEN = (
     "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
     "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
     "replace(module, 'name', adapter)"
+)
+_NONE_SWAPPED = (
+    "no call was linearized: every call that was seen was left as it is. Code that samples in another way, by gather, "
+    "by indexing or in a compiled extension, is not seen and needs replace(module, 'name', adapter)"
 )
 _NOT_ENTERED = "no call was seen, since the block was never entered: write `with linearize() as patch:`"
 _SKIPPED_RUNS = (

@@ -17,6 +17,7 @@ class Outcome:
 
     swap: bool
     reason: str = ""
+    by_pattern: bool = False  # whether it is left because the user's patterns say so
 
     def __str__(self) -> str:
         if self.swap:
@@ -51,6 +52,12 @@ class Table:
             row = self.rows.setdefault((site, outcome), Row())
             row.calls += 1
             row.shapes.setdefault(shapes)
+
+    def none_swapped(self) -> bool:
+        """Whether there were calls that no pattern of the user's excluded, and none was swapped."""
+        with self.lock:
+            outcomes = [outcome for _, outcome in self.rows]
+        return not any(outcome.swap for outcome in outcomes) and not all(outcome.by_pattern for outcome in outcomes)
 
     def __str__(self) -> str:
         with self.lock:
