@@ -6,6 +6,7 @@ without it. Where that loses something, :func:`limits` or the row of a call in t
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from re import sub
 from traceback import FrameSummary
@@ -91,6 +92,7 @@ def traced_frames() -> list[FrameSummary] | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def own_name(function: str) -> str:
     """The name of a function in its source: torch.compile gives what follows a break of its graph another name.
 

@@ -21,7 +21,6 @@ from . import _torch_private
 LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
 _HIDDEN = (HERE, _TORCH)
 _CHECKPOINT = torch.utils.checkpoint.__file__
-_INSTALLED = ("site-packages", "dist-packages")
 
 # The functions of kornia that sample an image in which the levels of a pyramid lie side by side: samples around a point
 # of one level would reach into another. The helpers are called by them.
@@ -46,7 +45,7 @@ class Frame:
     @property
     def installed(self) -> bool:
         """Whether the line is in an installed package, and not in code of the user's own."""
-        return any(part in _INSTALLED for part in Path(self.path).parts)
+        return _is_installed(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class CallStack:
     They end where the patch was entered, by a block or by the first of its modules.
     """
 
-    frames: Sequence[Frame]
+    frames: tuple[Frame, ...]
     checkpointed: bool
     """Whether ``checkpoint()`` will run the call again, in ``backward()``, without entering the patch again."""
 
@@ -72,14 +71,6 @@ class CallStack:
         return caller is not None and any(
             Path(caller.path).as_posix().endswith(file) and caller.function == function for file, function in _PACKED
         )
-
-    def describe(self) -> str:
-        """The line that makes the call, with the line of the user's that led to it if a package makes it."""
-        if not self.frames:
-            return "<unknown>"
-        site = self.frames[0]
-        caller = next((frame for frame in self.frames if not frame.installed), None) if site.installed else None
-        return f"{site} from {caller}" if caller else str(site)
 
 
 def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSummary]) -> CallStack | None:
@@ -114,7 +105,7 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
     if shown:
         frames = [Frame(f.filename, f.lineno or 0, _torch_private.own_name(f.name)) for f in shown]
         entered = None
-    return CallStack(frames[:entered], checkpointed)
+    return CallStack(tuple(frames[:entered]), checkpointed)
 
 
 def trains(outermost: FrameType | None) -> bool:
@@ -142,6 +133,11 @@ def _enters(frame: FrameType, patch: object) -> bool:
 def _is_generated(frame: FrameType) -> bool:
     """Whether a frame runs code that torch generated for a graph."""
     return frame.f_code.co_filename.startswith("<") and isinstance(frame.f_locals.get("self"), GraphModule)
+
+
+@lru_cache(maxsize=1024)
+def _is_installed(path: str) -> bool:
+    return any(part in ("site-packages", "dist-packages") for part in Path(path).parts)
 
 
 @lru_cache(maxsize=1024)

@@ -36,8 +36,6 @@ class Draws:
         """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
         size, dtype = (grid.shape[-3], grid.shape[-2]), torch.promote_types(grid.dtype, torch.float32)
         if torch.compiler.is_compiling():
-            if self._seed is not None:
-                raise RuntimeError("a seed cannot enter a compiled graph: leave it out, and call torch.manual_seed()")
             return draw_noise(sampling, size, device=grid.device, dtype=dtype)
         with _torch_private.no_transforms():
             generator = None if self._seed is None else self._generator(grid.device.index or 0)

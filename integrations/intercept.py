@@ -130,13 +130,13 @@ class Patch:
 
         A call in a compiled graph is counted when the graph is compiled, not when it runs, without its shapes.
         """
-        lines = [str(self._table)] if self._table.rows else []
+        lines = list(self._table.lines(self.sampling.mask_out_of_bounds))
         if self._table.none_swapped():
-            lines.append(_NONE_SWAPPED)
+            lines.append(report.NONE_SWAPPED)
         if self._skipped_runs:
-            lines.append(_SKIPPED_RUNS)
+            lines.append(report.SKIPPED_RUNS)
         elif not lines:
-            lines.append(_NOTHING_SEEN if self._entered else _NOT_ENTERED)
+            lines.append(report.NOTHING_SEEN if self._entered else report.NOT_ENTERED)
         lines += [f"pattern {pattern!r} matched no call" for pattern in self._unmatched()]
         lines += report.unreachable(self._target)
         lines += _torch_private.limits(self._draw.seeded)
@@ -157,7 +157,7 @@ class Patch:
             raise RuntimeError(f"this patch is off already: {self._removed}")
         self._take_off("it was removed")
         if self._table.none_swapped():
-            warnings.warn(f"{_NONE_SWAPPED}. patch.report() lists the calls", stacklevel=2)
+            warnings.warn(f"{report.NONE_SWAPPED}. patch.report() lists the calls", stacklevel=2)
         self._warn_of_unmatched()
 
     def __enter__(self) -> Self:
@@ -197,17 +197,16 @@ class Patch:
         if not (isinstance(call.input, Tensor) and isinstance(call.grid, Tensor)):  # a proxy of torch.fx, or a mistake
             return func(*args, **kwargs)
         jacobian = self.jacobian(call.input, call.grid, bool(call.align_corners))
-        compiling = torch.compiler.is_compiling()
         # A compiled graph is used again where these arguments are the same, so they hold all that decides.
         if not self._is_swapped(
             self._include,
             self._exclude,
             self.sampling.intercept,
-            compiling,
-            "compiled" if compiling else _shapes(call),
+            self._draw.seeded,
             calls.skip_reason(call, jacobian),
             jacobian is not None,
             tuple(self._thread.running),
+            None if torch.compiler.is_compiling() else call,
         ):
             return func(*args, **kwargs)
         noise = self._draw(self.sampling, call.grid)
@@ -254,15 +253,18 @@ class Patch:
         include: Sequence[str] | None,
         exclude: Sequence[str],
         intercept: bool,
-        compiling: bool,
-        shapes: str,
+        seeded: bool,
         skip_reason: str,
         exact: bool,
         running: Sequence[tuple[str, bool]],
+        call: calls.Call | None,
     ) -> bool:
-        """Decide by its origin, and by what is known of it, whether a call is swapped; count it."""
+        """Decide by its origin, and by what is known of it, whether a call is swapped; count it.
+
+        The call itself is ``None`` while it is compiled, since its tensors are then no constants.
+        """
         block = self._thread.blocks[-1] if self._thread.blocks else None
-        traced = _torch_private.traced_frames() if compiling else []
+        traced = _torch_private.traced_frames() if call is None else []
         stack = call_stack.find(block, self, traced or ())
         if stack is None or stack.in_library:
             return False
@@ -287,8 +289,9 @@ class Patch:
             outcome = Outcome(False, "a pyramid packed into one image, see lms_geometry.integrations.kornia")
         elif not intercept and not (running[-1][1] if running else call_stack.trains(block)):
             outcome = Outcome(False, "eval() without intercept, same value")
-        site = stack.describe() + (f" in {modules[-1]!r}" if modules else "")
-        self._table.add(site, shapes, outcome)
+        if outcome.swap and call is None and seeded:
+            raise RuntimeError(_SEED_IN_GRAPH)
+        self._table.add(stack.frames, modules, call, outcome)
         return outcome.swap
 
     def _take_off(self, why: str) -> None:
@@ -303,25 +306,10 @@ class Patch:
             warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
 
 
-_NOTHING_SEEN = (
-    "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
-    "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
-    "replace(module, 'name', adapter)"
+_SEED_IN_GRAPH = (
+    "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
+    "the seed out and call torch.manual_seed()"
 )
-_NONE_SWAPPED = (
-    "no call was linearized: every call that was seen was left as it is. Code that samples in another way, by gather, "
-    "by indexing or in a compiled extension, is not seen and needs replace(module, 'name', adapter)"
-)
-_NOT_ENTERED = "no call was seen, since the block was never entered: write `with linearize() as patch:`"
-_SKIPPED_RUNS = (
-    "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
-    "same values"
-)
-
-
-def _shapes(call: calls.Call) -> str:
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return "traced" if traced else f"{tuple(call.input.shape)}, {tuple(call.grid.shape)}"
 
 
 class _Thread(threading.local):
