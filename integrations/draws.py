@@ -1,24 +1,25 @@
-"""Noise for samplers that are called by other people's code: under ``vmap``, checkpointing and a seed of its own."""
+"""Noise for samplers in other people's code: under ``vmap``, under checkpointing, and from a seed of its own."""
 
 import itertools
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 
+from . import _torch_private
+
+# The number of latest calls under checkpointing whose noise can be drawn again.
 _TICKETS_KEPT = 4096
 
 
 class Draws:
-    """Draws noise, from torch's global generator or, with a seed, a stream of its own.
+    """Draws noise from torch's global generator or, with a seed, from a stream of its own.
 
-    A seed's draws are numbered, a number for each call and device; the same seed and number give the same noise.
-    Checkpointing runs calls again and must find their noise: what it restores for that is torch's global generator. So
-    under saved-tensor hooks, which is how it works, a call takes a ticket from the global generator, and the same
-    ticket means the same number.
+    With a seed the calls on each device are numbered, and seed, device and number give the noise. Checkpointing runs a
+    call again, which must find its number again. Checkpointing restores torch's global generator for this. So a call
+    that may run again draws a ticket from that generator, and calls with the same ticket have the same number.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -26,20 +27,23 @@ class Draws:
         self._numbers: dict[int, itertools.count[int]] = {}
         self._tickets: dict[int, int] = {}
 
+    @property
+    def seeded(self) -> bool:
+        """Whether the noise comes from a seed of its own."""
+        return self._seed is not None
+
     def __call__(self, sampling: LinearizedSampling, grid: Tensor) -> Tensor:
         """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
         size, dtype = (grid.shape[-3], grid.shape[-2]), torch.promote_types(grid.dtype, torch.float32)
         if torch.compiler.is_compiling():
-            if self._seed is not None:
-                raise RuntimeError("a seed cannot enter a compiled graph: leave it out, and call torch.manual_seed()")
             return draw_noise(sampling, size, device=grid.device, dtype=dtype)
-        with temporarily_clear_interpreter_stack():
+        with _torch_private.no_transforms():
             generator = None if self._seed is None else self._generator(grid.device.index or 0)
             return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=dtype)
 
     def _generator(self, device: int) -> torch.Generator:
         number = next(self._numbers.setdefault(device, itertools.count()))
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        if _torch_private.may_run_again():
             ticket = int(torch.randint(2**62, (), device="cpu"))
             number = self._tickets.setdefault(ticket, number)
             if len(self._tickets) > _TICKETS_KEPT:

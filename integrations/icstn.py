@@ -1,7 +1,7 @@
 """Inverse compositional spatial transformers, and others that warp by ``warp.transformImage(opt, image, pMtrx)``.
 
-That function sends a grid with corners at -1 and 1 through a matrix and samples the image there. Called again and again
-by a recurrent network, it gives each step's warp its own exact Jacobian here, perspective included.
+That function sends a grid with corners at -1 and 1 through a matrix and samples the image there. The replacement takes
+the exact Jacobian of the matrix, perspective included, in each step of a recurrent network.
 """
 
 import torch
@@ -24,24 +24,24 @@ def linearize_icstn(
 ) -> Replacement:
     """Replace the warp of an ICSTN by one with the linearized gradient for its matrix.
 
-    Calls whose matrix carries no gradient, such as the perturbation of training images and all under ``no_grad``, go to
-    the function that was there.
+    Calls whose matrix carries no gradient go to the function that was there. The perturbation of training images is
+    such a call, and so is every call under ``no_grad``.
 
     Convention:
         - the function is called as ``transformImage(opt, image, pMtrx)``; ``image`` is :math:`(B, C, H, W)`, ``pMtrx``
           is :math:`(B, 3, 3)`, destination to source, of a translation, similarity, affine map or homography
         - ``opt`` has ``refMtrx``, a 3x3 matrix from the warped frame to the image's, and the output size ``H``, ``W``
-        - the outermost output pixels stand at -1 and 1. Where that is in the image, ``align_corners`` says. ``False``,
-          which the code leaves to ``F.grid_sample``, puts them on the outer edges of the image: the identity then
-          enlarges a little and fades its border. ``True`` puts them on the outermost texel centres, so that the
-          identity is the identity: what ``F.grid_sample`` did before torch 1.3, when the code was written
+        - the outermost output pixels stand at -1 and 1. With ``align_corners=False``, which is what ``F.grid_sample``
+          takes where the code says nothing, these are the outer edges of the image: the identity enlarges the image a
+          little and fades its border. With ``True`` they are the outermost texel centres, and the identity returns the
+          image, as it did before torch 1.3, when the code was written
 
     Args:
         warp: the module that holds the function: ``import warp``.
-        name: of the function.
+        name: name of the function.
         sampling: settings of the method; the paper's if ``None``.
-        align_corners: see above. ``False`` keeps the values that the code has with today's torch; with ``True`` all
-            calls change, those without a gradient too.
+        align_corners: see above. ``False`` keeps the values that the code has with today's torch. ``True`` changes
+            every call, also those without a gradient.
         generator: source of randomness; torch's global one if ``None``.
 
     Returns:
@@ -63,8 +63,8 @@ def linearize_icstn(
     plain = LinearizedSampling(intercept=False)
 
     def transform_image(opt: object, image: Tensor, pMtrx: Tensor) -> Tensor:
-        wanted = carries_gradient(pMtrx)
-        if not (wanted or align_corners) and original is not None:
+        linearized = carries_gradient(pMtrx)
+        if not (linearized or align_corners) and original is not None:
             return original(opt, image, pMtrx)
         matrix = torch.as_tensor(opt.refMtrx, dtype=pMtrx.dtype, device=pMtrx.device) @ pMtrx  # type: ignore[attr-defined]
         size = opt.H, opt.W  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ def linearize_icstn(
             matrix,
             size,
             align_corners=align_corners,
-            sampling=sampling if wanted else plain,
+            sampling=sampling if linearized else plain,
             generator=generator,
         )
 
@@ -83,10 +83,10 @@ def linearize_icstn(
 
 
 def _corners_from_edges(size: tuple[int, int], like: Tensor) -> Tensor:
-    """From coordinates with -1 and 1 on the outer edges of the outermost pixels to those with them on the centres."""
+    """The matrix from output coordinates with -1 and 1 on the outer edges to those with -1 and 1 on pixel centres."""
     height, width = size
     stretch = torch.eye(3, dtype=like.dtype, device=like.device)
     for axis, n in enumerate((width, height)):
-        # A single pixel stands at 0 in the first. In the second it is the first of a row, which begins at -1.
+        # A single pixel stands at 0 between the edges. In the other coordinates it is the first of a row, at -1.
         stretch[axis, axis], stretch[axis, 2] = (n / (n - 1), 0.0) if n > 1 else (1.0, -1.0)
     return stretch

@@ -21,8 +21,9 @@ from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.sampling import grid_sample_linearized
 
-from . import calls, patched, report
+from . import _torch_private, call_stack, calls, patched, patterns, report
 from .draws import Draws
+from .report import Outcome
 
 
 def linearize(
@@ -33,48 +34,43 @@ def linearize(
     exclude: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> "Patch":
-    """Give code that samples with ``F.grid_sample`` the linearized gradient, without touching that code.
+    """Give code that samples with ``F.grid_sample`` the linearized gradient, without a change to that code.
 
-    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With one it holds
-    wherever the module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a ``with``
-    block.
-
-    Swapped are bilinear calls on images (4-D) whose grid carries a gradient and is two or more points high and wide.
-    All else runs as it is, bit for bit, and is listed in :meth:`Patch.report` with the reason.
+    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With a target it holds
+    wherever that module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a
+    ``with`` block. A call is swapped if it is bilinear, its image is 4-D, and its grid carries a gradient and is two or
+    more points high and wide. Any other call runs as it is, bit for bit; :meth:`Patch.report` says why.
 
     Convention:
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
-          ``"warp.py"`` or ``"warp.py:31"`` a call site; ``"flow_to_grid()"`` a function. A call matches if the module,
-          site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a site or
-          function matches only if it lies within the compiled or checkpointed part. ``exclude`` wins over ``include``
-        - calls that ``include`` names are swapped whether or not their grid carries a gradient: with the intercept
-          their values are not the plain sampler's, and a model is to be evaluated, under ``no_grad``, on what it was
-          trained on
-        - the footprint of a sample comes from the neighbours in the grid. A grid one point high or wide has none along
-          that axis, and is left. A list of points folded into a grid, as in deformable attention, cannot be told from
-          an image: exclude it
+          ``"warp.py"`` or ``"warp.py:31"`` names a call site; ``"flow_to_grid()"`` names a function. A call matches if
+          the module, site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a
+          site or function must lie within the compiled or checkpointed part. ``exclude`` wins over ``include``
+        - a call that ``include`` names is swapped whether or not its grid carries a gradient. With the intercept its
+          values differ from the plain sampler's, and a model must be evaluated, under ``no_grad``, on the values that
+          it was trained on
+        - the footprint of a sample comes from its neighbours in the grid. Exclude lists of points that are folded into
+          a grid, as in deformable attention: they look like any other grid, but their neighbours are anywhere
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
           its values are the same
-        - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module: the patch stays
-          with the original. What was saved whole needs ``weights_only=False`` to load
-        - the class of a patched module is a subclass of the one it had. ``super(self.__class__, self)`` leads back
-          to itself there, as in every subclass: use a block
-        - ``checkpoint()`` runs its part again in ``backward()``, where no block holds, nor a module's patch outside of
-          its modules. So calls in a checkpointed submodule are swapped by a patch on a module; those in a checkpointed
-          function, and all in a block, are left. Reentrant checkpointing computes its first pass without gradients,
-          hence with plain values. If ``include`` names the call and a ``seed`` is set, it is linearized there too, but
-          with other noise than in the second pass
+        - a copy of a patched module, by ``deepcopy``, ``pickle`` or ``torch.save``, is a plain module. A module that
+          was saved whole needs ``weights_only=False`` to load
+        - ``checkpoint()`` runs its part again in ``backward()``, where only the patches of modules inside that part
+          hold. So a patch on a module swaps the calls of a checkpointed submodule, and leaves those of a checkpointed
+          function; a block leaves both. Reentrant checkpointing computes its first pass without gradients, hence with
+          plain values. If ``include`` names the call and a ``seed`` is set, that pass is linearized too, but with other
+          noise than the second
 
     Args:
         target: the module, or ``None`` for a block.
         sampling: settings of the method; the paper's if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
-        seed: seed of the noise. It is then the same in every run, and torch's global generator is left alone, except
-            under saved-tensor hooks, such as checkpointing's, where each call takes one number from it. A call with a
-            seed breaks a compiled graph. If ``None``, noise comes from the global generator.
+        seed: seed of the noise, which is then the same in every run and leaves torch's global generator alone. Only
+            under hooks on saved tensors, such as checkpointing's, each call takes one number from that generator. A
+            compiled graph takes no seed. If ``None``, noise comes from the global generator.
 
     Returns:
         The :class:`Patch`.
@@ -92,7 +88,7 @@ def linearize(
         >>> out.shape, "swapped" in patch.report()
         (torch.Size([2, 3, 5, 7]), True)
     """
-    return Patch(target, sampling=sampling, include=include, exclude=exclude, seed=seed)
+    return Patch(target, sampling, include, exclude, seed)
 
 
 class Patch:
@@ -104,11 +100,10 @@ class Patch:
     def __init__(
         self,
         target: nn.Module | None,
-        *,
-        sampling: LinearizedSampling | None = None,
-        include: Sequence[str] | None = None,
-        exclude: Sequence[str] | None = None,
-        seed: int | None = None,
+        sampling: LinearizedSampling | None,
+        include: Sequence[str] | None,
+        exclude: Sequence[str] | None,
+        seed: int | None,
     ) -> None:
         _check(target, sampling, include, exclude, seed)
         self.sampling = LinearizedSampling() if sampling is None else sampling
@@ -119,16 +114,15 @@ class Patch:
         self._thread = _Thread()
         self._mode = _Mode(self)
         self._draw = Draws(seed)
-        # To a tracer the decision is a constant: what it looks at, the Python stack, is no part of a graph. A graph is
-        # used again where the arguments are the same, by another patch too. The mark is all that
-        # torch.compiler.assume_constant_result would do besides importing torch._dynamo, which takes seconds.
-        self._judge = lambda *call: self._decide(*call)
-        self._judge._dynamo_marked_constant = True  # type: ignore[attr-defined]
-        self._passed_by = False
+        # A compiler cannot trace the Python stack, by which a call is judged, so it takes the answer as a constant.
+        self._is_swapped = _torch_private.as_constant(lambda *call: self._judge(*call))
+        self._skipped_runs = False
         self._entered = target is not None
         self._removed = ""
         if target is not None:
-            self._take_the_place_of_another(target)
+            for patch in patched.patches_on(target):
+                if isinstance(patch, Patch) and patch._target is target:
+                    patch._take_off("another linearize() of the same module took its place")
             self._patched = patched.put_on(self, target)
 
     def report(self) -> str:
@@ -136,13 +130,16 @@ class Patch:
 
         A call in a compiled graph is counted when the graph is compiled, not when it runs, without its shapes.
         """
-        lines = [_PASSED_BY] if self._passed_by else []
-        if self._table.rows:
-            lines.insert(0, str(self._table))
-        elif not self._passed_by:
-            lines.append(_NOTHING_SEEN if self._entered else _NOT_ENTERED)
+        lines = list(self._table.lines(self.sampling.mask_out_of_bounds))
+        if self._table.none_swapped():
+            lines.append(report.NONE_SWAPPED)
+        if self._skipped_runs:
+            lines.append(report.SKIPPED_RUNS)
+        elif not lines:
+            lines.append(report.NOTHING_SEEN if self._entered else report.NOT_ENTERED)
         lines += [f"pattern {pattern!r} matched no call" for pattern in self._unmatched()]
         lines += report.unreachable(self._target)
+        lines += _torch_private.limits(self._draw.seeded)
         return "\n".join(lines)
 
     def remove(self) -> None:
@@ -152,13 +149,15 @@ class Patch:
             RuntimeError: if it is off already, or is a block's.
 
         Warns:
-            UserWarning: if a pattern matched no call.
+            UserWarning: if a pattern matched no call, or if there were calls and none was linearized.
         """
         if self._target is None:
             raise RuntimeError("a block's patch ends with its block: there is nothing to remove")
         if self._removed:
             raise RuntimeError(f"this patch is off already: {self._removed}")
         self._take_off("it was removed")
+        if self._table.none_swapped():
+            warnings.warn(f"{report.NONE_SWAPPED}. patch.report() lists the calls", stacklevel=2)
         self._warn_of_unmatched()
 
     def __enter__(self) -> Self:
@@ -194,33 +193,25 @@ class Patch:
 
     def sample(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         """Make a call of a sampler, swapped or as it is."""
-        input, grid, mode, padding_mode, align_corners = calls.arguments(func, args, kwargs)
-        if not (isinstance(input, Tensor) and isinstance(grid, Tensor)):  # a proxy of torch.fx, or a mistake
+        call = calls.read_call(func, args, kwargs)
+        if not (isinstance(call.input, Tensor) and isinstance(call.grid, Tensor)):  # a proxy of torch.fx, or a mistake
             return func(*args, **kwargs)
-        jacobian = self.jacobian(input, grid, bool(align_corners))
-        compiling = torch.compiler.is_compiling()
-        outcome = self._judge(  # type: ignore[no-untyped-call]
+        jacobian = self.jacobian(call.input, call.grid, bool(call.align_corners))
+        # A compiled graph is used again where these arguments are the same, so they hold all that decides.
+        if not self._is_swapped(
             self._include,
             self._exclude,
             self.sampling.intercept,
-            compiling,
-            "compiled" if compiling else _shapes(input, grid),
-            calls.unfit(input, grid, mode, padding_mode, jacobian),
+            self._draw.seeded,
+            calls.skip_reason(call, jacobian),
             jacobian is not None,
             tuple(self._thread.running),
-        )
-        if not outcome.startswith(_SWAPPED):
+            None if torch.compiler.is_compiling() else call,
+        ):
             return func(*args, **kwargs)
-        return grid_sample_linearized(
-            input,
-            grid,
-            mode,
-            padding_mode,
-            align_corners,
-            sampling=self.sampling,
-            jacobian=jacobian,
-            noise=self._draw(self.sampling, grid),
-        ).contiguous()
+        noise = self._draw(self.sampling, call.grid)
+        sampled = grid_sample_linearized(*call, sampling=self.sampling, jacobian=jacobian, noise=noise)
+        return sampled.contiguous()
 
     def run_backward(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         """Make a call that runs checkpointed modules again, outside of the mode: they enter it anew."""
@@ -236,8 +227,8 @@ class Patch:
         @functools.wraps(forward)
         def patched_forward(module: nn.Module, *args: object, **kwargs: object) -> object:
             running = self._thread.running
-            # Once removed, only a copy that some code made in its own way comes here.
-            if self._removed or (not running and self._passes_by(module)):
+            # Once the patch is removed, only a copy that some code made in its own way comes here.
+            if self._removed or (not running and self._skips_run(module)):
                 return forward(module, *args, **kwargs)
             running.append((name, module.training))
             try:
@@ -250,56 +241,58 @@ class Patch:
 
         return patched_forward
 
-    def _passes_by(self, module: nn.Module) -> bool:
-        """Whether a run of a module is not worth a look: no gradient is asked for, and values would not change."""
+    def _skips_run(self, module: nn.Module) -> bool:
+        """Whether a run of a module needs no look: no gradient is asked for, and values would not change."""
         idle = not self.sampling.intercept and not (module.training and torch.is_grad_enabled())
         if idle and not torch.compiler.is_compiling():
-            self._passed_by = True
+            self._skipped_runs = True
         return idle
 
-    def _decide(
+    def _judge(
         self,
         include: Sequence[str] | None,
         exclude: Sequence[str],
         intercept: bool,
-        compiling: bool,
-        shapes: str,
-        unfit: str,
+        seeded: bool,
+        skip_reason: str,
         exact: bool,
         running: Sequence[tuple[str, bool]],
-    ) -> str:
-        """What to do with a call, by where it comes from and what is known of it; counts it."""
-        block = self._thread.blocks[-1] if self._thread.blocks else None
-        traced = report.traced_call_stack() if compiling else []
-        stack = traced or report.call_stack(block, self)  # export may trace without a tracer's stack
-        if stack is None or (stack and stack[0].path.startswith(report.LIBRARY)):
-            return "not for a patch"
-        modules = [name for name, _ in running if name]
-        included = [pattern for pattern in include or () if report.matches(pattern, stack, modules)]
-        excluded = [pattern for pattern in exclude if report.matches(pattern, stack, modules)]
-        self._matched.update(included, excluded)
-        outcome = f"{_SWAPPED}, exact Jacobian" if exact else _SWAPPED
-        if unfit == calls.NO_GRADIENT and included and intercept:
-            unfit = ""  # a model is evaluated on such values as it was trained on
-        if report.in_checkpoint(block, self):
-            outcome = "left: inside checkpoint(), which would run it again without this patch"
-        elif unfit:
-            outcome = f"left: {unfit}"
-        elif excluded:
-            outcome = f"left: excluded by {excluded[0]!r}"
-        elif include is not None and not included:
-            outcome = "left: not included"
-        elif report.samples_packed_image(stack):
-            outcome = "left: a pyramid packed into one image, see lms_geometry.integrations.kornia"
-        elif not intercept and not (running[-1][1] if running else report.caller_trains(block)):
-            outcome = "left: eval() without intercept, same value"
-        self._table.add(stack, modules[-1] if modules else "", shapes, outcome)
-        return outcome
+        call: calls.Call | None,
+    ) -> bool:
+        """Decide by its origin, and by what is known of it, whether a call is swapped; count it.
 
-    def _take_the_place_of_another(self, target: nn.Module) -> None:
-        for patch in patched.patches_on(target):
-            if isinstance(patch, Patch) and patch._target is target:
-                patch._take_off("another linearize() of the same module took its place")
+        The call itself is ``None`` while it is compiled, since its tensors are then no constants.
+        """
+        block = self._thread.blocks[-1] if self._thread.blocks else None
+        traced = _torch_private.traced_frames() if call is None else []
+        stack = call_stack.find(block, self, traced or ())
+        if stack is None or stack.in_library:
+            return False
+        modules = [name for name, _ in running if name]
+        included = patterns.matching(include or (), stack.frames, modules)
+        excluded = patterns.matching(exclude, stack.frames, modules)
+        self._matched.update(included, excluded)
+        if skip_reason == calls.NO_GRADIENT and included and intercept:
+            skip_reason = ""  # a model is evaluated on such values as it was trained on
+        outcome = Outcome(True, "exact Jacobian" if exact else "")
+        if traced is None:
+            outcome = Outcome(False, "this version of torch does not say where compiled code makes a call")
+        elif stack.checkpointed:
+            outcome = Outcome(False, "inside checkpoint(), which would run it again without this patch")
+        elif skip_reason:
+            outcome = Outcome(False, skip_reason)
+        elif excluded:
+            outcome = Outcome(False, f"excluded by {excluded[0]!r}", by_pattern=True)
+        elif include is not None and not included:
+            outcome = Outcome(False, "not included", by_pattern=True)
+        elif stack.samples_packed_image:
+            outcome = Outcome(False, "a pyramid packed into one image, see lms_geometry.integrations.kornia")
+        elif not intercept and not (running[-1][1] if running else call_stack.trains(block)):
+            outcome = Outcome(False, "eval() without intercept, same value")
+        if outcome.swap and call is None and seeded:
+            raise RuntimeError(_SEED_IN_GRAPH)
+        self._table.add(stack.frames, modules, call, outcome)
+        return outcome.swap
 
     def _take_off(self, why: str) -> None:
         patched.take_off(self, self._patched)
@@ -313,26 +306,14 @@ class Patch:
             warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
 
 
-_SWAPPED = "swapped"
-_NOTHING_SEEN = (
-    "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
-    "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
-    "replace(module, 'name', adapter)"
+_SEED_IN_GRAPH = (
+    "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
+    "the seed out and call torch.manual_seed()"
 )
-_NOT_ENTERED = "no call was seen, since the block was never entered: write `with linearize() as patch:`"
-_PASSED_BY = (
-    "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
-    "same values"
-)
-
-
-def _shapes(input: Tensor, grid: Tensor) -> str:
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return "traced" if traced else f"{tuple(input.shape)}, {tuple(grid.shape)}"
 
 
 class _Thread(threading.local):
-    """What goes on in one thread: a patch's modules that run, by name and whether in training, and its blocks."""
+    """The modules of a patch that run in one thread, by name and whether in training, and its blocks there."""
 
     def __init__(self) -> None:
         self.running: list[tuple[str, bool]] = []
@@ -340,7 +321,7 @@ class _Thread(threading.local):
 
 
 class _Deciding(threading.local):
-    """Whether a patch is making a call in this thread: then those further out are not asked."""
+    """Whether a patch is making a call in this thread. The patches further out are then not asked."""
 
     def __init__(self) -> None:
         self.now = False
@@ -393,5 +374,5 @@ def _check(target: object, sampling: object, include: object, exclude: object, s
         check_sampling(sampling)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise TypeError(f"seed must be an int or None, got {seed!r}")
-    report.check_patterns("include", include, target)
-    report.check_patterns("exclude", exclude, target)
+    patterns.check_patterns("include", include, target)
+    patterns.check_patterns("exclude", exclude, target)

@@ -8,6 +8,7 @@ from functools import partial
 
 import kornia
 import torch
+from einops import rearrange, repeat
 from kornia.feature import laf
 from kornia.geometry import ImageRegistrator
 from torch import Tensor
@@ -22,8 +23,8 @@ from .replacement import Replacement, replace
 def linearize_registrator(registrator: ImageRegistrator, *, sampling: LinearizedSampling | None = None) -> Replacement:
     """Let an :class:`kornia.geometry.ImageRegistrator` warp with :class:`LinearizedHomographyWarper`.
 
-    Its argument ``warper=`` is ignored for models named by a string; this serves them too. With a model of one's own,
-    ``ImageRegistrator(model, warper=LinearizedHomographyWarper)`` does as well.
+    kornia ignores its own argument ``warper=`` where the model is named by a string; this function serves these models
+    too. For a model of your own, ``ImageRegistrator(model, warper=LinearizedHomographyWarper)`` does the same.
 
     Args:
         registrator: a registrator whose model gives normalised homographies, as kornia's do.
@@ -33,7 +34,7 @@ def linearize_registrator(registrator: ImageRegistrator, *, sampling: Linearized
         The replacement of ``registrator.warper``, in place until ``remove()``.
 
     Raises:
-        TypeError: if it is no ``ImageRegistrator``.
+        TypeError: if ``registrator`` is no ``ImageRegistrator``.
 
     Example:
         >>> registrator = ImageRegistrator("similarity", num_iterations=2, pyramid_levels=1)
@@ -52,11 +53,11 @@ def linearize_lafs(
     """Give ``extract_patches_simple`` and ``extract_patches_from_pyramid`` the linearized gradient for their frames.
 
     kornia folds all patches into one tall grid, and packs the levels of a pyramid into one image, where samples around
-    a point of one level would fall into another. Here each patch has the exact Jacobian of its frame, and each level is
-    sampled as an image of its own, so that samples beyond its border count as outside. That samples every patch at
-    every level, as kornia does itself when the packed image would be too large.
+    a point of one level would fall into another. This adapter samples each level as an image of its own, so that
+    samples beyond its border count as outside, and takes the exact Jacobian of each frame. It samples every patch at
+    every level, as kornia itself does when the packed image would be too large.
 
-    Patches whose frames carry no gradient are kornia's own. Holds for all callers in all threads.
+    A call whose frames carry no gradient goes to kornia. The replacement holds for all callers in all threads.
 
     Args:
         sampling: settings of the method; the paper's if ``None``.
@@ -66,7 +67,7 @@ def linearize_lafs(
         The replacement of two functions in ``kornia.feature.laf``, in place until ``remove()``.
 
     Raises:
-        RuntimeError: if this version of kornia has not these functions.
+        RuntimeError: if this version of kornia lacks these functions.
 
     Example:
         >>> image, frame = torch.rand(1, 1, 64, 64), torch.tensor([[[[16.0, 0, 30], [0, 16, 34]]]], requires_grad=True)
@@ -97,20 +98,20 @@ def _sample_patches(
     """Patches ``(B, N, C, PS, PS)`` at grids ``(B, N, PS, PS, 2)``, each an affine map of a square."""
     if not carries_gradient(grid):
         return original(img, grid, h, w)
-    batch, count, size = grid.shape[:3]
+    count, size = grid.shape[1:3]
     corner = grid[:, :, 0, 0]
     step = torch.stack((grid[:, :, 0, -1] - corner, grid[:, :, -1, 0] - corner), -1) / max(size - 1, 1)
     jacobian = step * step.new_tensor((w / 2, h / 2))[:, None]
     patches = grid_sample_linearized(
         img,
-        grid.reshape(batch, count * size, size, 2),
+        rearrange(grid, "b n h w xy -> b (n h) w xy"),
         padding_mode="border",
         align_corners=False,
         sampling=sampling,
-        jacobian=jacobian.repeat_interleave(size, 1).unsqueeze(2),
+        jacobian=repeat(jacobian, "b n xy uv -> b (n h) 1 xy uv", h=size),
         generator=generator,
     )
-    return patches.unflatten(2, (count, size)).transpose(1, 2)
+    return rearrange(patches, "b c (n h) w -> b n c h w", n=count)
 
 
 def _never_fits(atlas_bytes: int) -> bool:  # noqa: ARG001

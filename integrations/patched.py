@@ -13,9 +13,11 @@ from typing import Any, Protocol, SupportsIndex
 import torch
 from torch import nn
 
+from . import _torch_private
+
 _LOCK = threading.RLock()
-# Layers and wrappers of torch's own: they call no sampler but through modules of the user's.
-_NO_SAMPLERS = ("torch.nn.", "torch._dynamo.")
+# The modules of torch that define its layers and wrappers, which call a sampler only through modules of the user's.
+_NO_SAMPLERS = ("torch.nn.", _torch_private.COMPILED_MODULES)
 
 
 class Enters(Protocol):
@@ -56,21 +58,21 @@ def is_users(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return False
     plain = _plain_class(module)
-    # The class is torch's too where a parameter is parametrized.
+    # A module with a parametrized parameter has a class of torch's, which inherits the user's ``forward``.
     owner = next(base for base in plain.__mro__ if "forward" in vars(base))
     return not all(part.__module__.startswith(_NO_SAMPLERS) for part in (plain, owner))
 
 
 class _Patched:
-    """Comes first among the bases of a patched module's class."""
+    """The first base of a patched module's class."""
 
     _lms_plain: type[nn.Module]
 
     def __init_subclass__(cls) -> None:
-        """Stop here: a base that keeps a register of its subclasses must not learn of this one."""
+        """Do not call the other bases, which may keep a register of their subclasses: this one is not for it."""
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Say to ``torch.jit.script`` what it would not find out."""
+        """Refuse ``torch.jit.script``, which would script the plain ``forward``."""
         raise RuntimeError("a patched module cannot be scripted: remove() its patch before torch.jit.script()")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
@@ -80,12 +82,13 @@ class _Patched:
             return reduced
         make, arguments, *rest = reduced
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-            make = self._lms_plain.__new__  # the same, but for pickle's check that the class is the object's own
+            # This makes the same object. pickle demands of __newobj__ that the class be the object's own.
+            make = self._lms_plain.__new__
         return make, tuple(self._lms_plain if value is type(self) else value for value in arguments), *rest
 
 
 def _layers(module: nn.Module) -> tuple[Layer, ...]:
-    """The patches on a module, with the name it has in the target of each."""
+    """The patches on a module, each with the name of the module in the patch's target."""
     return vars(type(module)).get("_lms_layers", ())
 
 
@@ -105,7 +108,7 @@ def _patched_class(plain: type[nn.Module], layers: tuple[Layer, ...]) -> type[nn
     forward = plain.forward
     if not inspect.isfunction(own):  # a staticmethod, for one, takes no module
         forward = lambda module, *args, **kwargs: own.__get__(module, plain)(*args, **kwargs)  # noqa: E731
-    # The patch whose target is nearest is the inner one.
+    # The inner patch is the one whose target is nearest to the module.
     for patch, name in sorted(layers, key=lambda layer: len(layer[1].split(".")) if layer[1] else 0):
         forward = patch.around(name, forward)
     body = {
@@ -116,5 +119,5 @@ def _patched_class(plain: type[nn.Module], layers: tuple[Layer, ...]) -> type[nn
         "_lms_layers": layers,
         "_lms_plain": plain,
     }
-    # Past the metaclass, which may keep a register too.
+    # The metaclass may keep a register too, so it is not called.
     return type.__new__(type(plain), plain.__name__, (_Patched, plain), body)

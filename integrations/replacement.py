@@ -1,4 +1,4 @@
-"""Replaces an attribute by name, and puts it back: for samplers that no mode can see."""
+"""Replaces an attribute by name, and puts it back: for samplers that :func:`linearize` cannot see."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from typing import Self
 
 from torch import nn
 
-from .report import HERE
+from .call_stack import HERE
 
 _ABSENT = object()
 _LOCK = threading.Lock()
@@ -21,14 +21,14 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
     """Replace ``owner.name`` by ``adapter``, until ``remove()`` or to the end of a ``with`` block.
 
     For samplers that :func:`linearize` cannot see: bilinear code of one's own, TorchScript, a compiled extension. The
-    adapter takes what the replaced function was called with: on a class, a method's takes ``self`` and a classmethod's
-    no class; on an object, neither. It holds in all threads.
+    adapter takes the arguments of the function that it replaces. On a class, the adapter of a method also takes
+    ``self``, and that of a classmethod takes no class; on an object, neither. The replacement holds in all threads.
 
     Args:
         owner: a Python module, class or object, the one through which the sampler is called:
             ``import warp; replace(warp, "sample", adapter)``.
-        name: of its attribute.
-        adapter: what to put there.
+        name: name of the attribute of ``owner``.
+        adapter: the function to put there.
 
     Returns:
         The :class:`Replacement`.
@@ -38,7 +38,7 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
         AttributeError: if ``owner`` has no such attribute.
 
     Warns:
-        UserWarning: if other modules bound the function by ``from ... import``: there it stays.
+        UserWarning: if other modules bound the function by ``from ... import``: they keep it.
 
     Example:
         >>> import torch, types
@@ -96,18 +96,18 @@ class Replacement:
 
     def _put_back(self) -> None:
         for owner, name, _, original in reversed(self._replaced):
-            # What was only inherited is bared again by deleting what hides it.
+            # An attribute that was only inherited shows again when the one that hides it is deleted.
             delattr(owner, name) if original is _ABSENT else setattr(owner, name, original)
 
 
 def _own(owner: object, name: str) -> object:
-    """What an object itself holds under a name: a descriptor as it is, not what it gives."""
+    """The attribute that an object itself holds, inherited ones left out; a descriptor is returned as it is."""
     children = owner._modules if isinstance(owner, nn.Module) else {}
     return children.get(name, getattr(owner, "__dict__", {}).get(name, _ABSENT))
 
 
 def _bound_alike(owner: object, name: str, adapter: object) -> object:
-    """What a class must hold for the adapter to be called as what it replaces."""
+    """The adapter, wrapped so that a class calls it without ``self`` where it called the original so."""
     takes_no_self = isinstance(inspect.getattr_static(owner, name, None), (staticmethod, classmethod))
     return staticmethod(adapter) if inspect.isclass(owner) and takes_no_self else adapter  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ def _check(owner: object, name: str, adapter: object) -> None:
         raise AttributeError(
             f"{_describe(owner)} has no attribute {name!r}"
             + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
-            + " Name the module that calls the sampler, and the name it calls it by"
+            + ". Give the module that calls the sampler, and the name it calls it by"
         )
 
 
@@ -131,7 +131,7 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
     replaced = [place for place in replaced if isinstance(place[0], ModuleType)]
     originals = {id(_own(owner, name)) for owner, name, _ in replaced if _is_code(_own(owner, name))}
     known = {(id(owner), name) for owner, name, _ in replaced}
-    # An adapter may call what it replaces by a name in its own module.
+    # An adapter may call the original by a name in its own module, which is then meant to stay.
     called = {
         (adapter.__globals__.get("__name__"), used)
         for _, _, adapter in replaced
@@ -144,7 +144,7 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
             if id(value) in originals and (id(module), name) not in known and (module_name, name) not in called:
                 warnings.warn(
                     f"{module_name}.{name} held the same as {', '.join(f'{_describe(o)}.{n}' for o, n, _ in replaced)} "
-                    "and was not replaced: replace it too if it is called by that name",
+                    "and was not replaced: replace it too if the sampler is called by that name",
                     stacklevel=_level_of_the_user(),
                 )
 

@@ -1,170 +1,211 @@
-"""Where a sampler is called from: the call stack, the patterns a user names calls by, and the table of what was seen.
+"""The report of a patch: a table of the calls that it saw, what may be wrong with them, and code that it cannot see."""
 
-A pattern has one of three forms. ``"stn"`` or ``"backbone.*"`` names submodules, by full name or last part;
-``"warp.py"`` or ``"warp.py:31"`` names call sites, ``"flow_to_grid()"`` a function, anywhere on the way to the call.
-"""
-
-import os
-import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
-from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-import lms_geometry
+from .call_stack import Frame
+from .calls import Call
+from .patterns import matching
 
-LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
-_HIDDEN = (HERE, _TORCH)
-_COMPILED = str(Path(_TORCH) / "_dynamo" / "eval_frame.py")
-_CHECKPOINT = str(Path(_TORCH) / "utils" / "checkpoint.py")
-_INSTALLED = ("site-packages", "dist-packages")
-_SHAPES_SHOWN = 3
-_NAMES_SHOWN = 20
-
-# Where kornia lays the levels of a pyramid side by side in one image: samples around a point would reach other levels.
-_PACKED = (
-    ("kornia/feature/laf.py", "extract_patches_from_pyramid"),
-    ("kornia/feature/sift/scale_space.py", "_sample_gradients"),
+NOTHING_SEEN = (
+    "no call of F.grid_sample was seen. Was the code run? A module's patch sees what its forward does, a block what "
+    "its own thread does, both a compiled graph only when it is compiled. A sampler of other make needs "
+    "replace(module, 'name', adapter)"
 )
-_PACKED_HELPERS = ("_sample_patches", "_grid_sample_patches")
+NONE_SWAPPED = (
+    "no call was linearized: every call that was seen was left as it is. Code that samples in another way, by gather, "
+    "by indexing or in a compiled extension, is not seen and needs replace(module, 'name', adapter)"
+)
+NOT_ENTERED = "no call was seen, since the block was never entered: write `with linearize() as patch:`"
+SKIPPED_RUNS = (
+    "runs in eval() or under no_grad were not looked at: without intercept they are sampled plainly, which gives the "
+    "same values"
+)
+_SHAPES_SHOWN = 3
+# The length of the way along a row of the grid, over the diagonal of the box that it stays in. Along a row of an image
+# that is warped it is about 1; a list of points, or of lines of points, exceeds this.
+_BACK_AND_FORTH = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One line of a call stack."""
+class Outcome:
+    """What a patch does with a call: swap it for the linearized sampler or leave it, with a word on it."""
 
-    path: str
-    line: int
-    function: str
+    swap: bool
+    reason: str = ""
+    by_pattern: bool = False  # whether it is left because the user's patterns say so
 
     def __str__(self) -> str:
-        return f"{_short(self.path)}:{self.line} {self.function}()"
+        if self.swap:
+            return f"swapped, {self.reason}" if self.reason else "swapped"
+        return f"left: {self.reason}"
 
 
-def call_stack(outermost: FrameType | None, patch: object) -> list[Frame] | None:
-    """The Python frames that lead to this call, innermost first, without torch's and without this package's.
+@dataclass
+class Row:
+    """Calls by one line, for one calling function, in one module, with one number of channels and one outcome."""
 
-    They end where the patch was entered: by a block, or by the first of its modules. What checkpointing will run again
-    ends at the checkpoint, so that its calls are told apart in the same way then. ``None`` if the call is part of a
-    compiled graph that runs: what to do with it was decided when it was traced.
+    frames: Sequence[Frame]
+    modules: Sequence[str]
+    outcome: Outcome
+    calls: int = 0
+    shapes: dict[str, None] = field(default_factory=dict)
+    suspicion: str = ""
+    # The number of swapped calls that were looked at and, for each device, of those whose grid was finite. The latter
+    # stays on the device, so that nothing waits for it.
+    looked_at: int = 0
+    finite: dict[torch.device, Tensor] = field(default_factory=dict)
+    # The share of points outside of the image, in the calls numbered 1, 2, 4, 8 and so on.
+    outside: list[Tensor] = field(default_factory=list)
 
-    Args:
-        outermost: the last frame of interest, or ``None``.
-        patch: the patch that is asked.
-    """
-    stack: list[Frame] = []
-    end: int | None = None
-    for frame in _frames(outermost):
-        code = frame.f_code
-        if code.co_filename == _COMPILED and stack and all(f.path.startswith("<eval_with_key>") for f in stack):
-            return None
-        if not code.co_filename.startswith(_HIDDEN):
-            stack.append(Frame(code.co_filename, frame.f_lineno or 0, _own_name(code.co_name)))
-        elif _enters(frame, patch):
-            end = len(stack)
-        elif code.co_filename == _CHECKPOINT and end is not None:
-            return stack
-    return stack[:end]
+    @property
+    def caller(self) -> Frame | None:
+        """The line that first called the function that samples; for one in a package, the first line of the user's."""
+        above = self.frames[1:]
+        if self.frames and self.frames[0].installed:
+            return next((frame for frame in above if not frame.installed), None)
+        return above[0] if above else None
 
+    def look(self, call: Call) -> None:
+        """Take note of what the arguments of a swapped call say of it."""
+        grid = call.grid.detach()
+        if not _can_be_read(grid):
+            return
+        self.looked_at += 1
+        self.finite[grid.device] = self.finite.get(grid.device, 0) + grid.sum().isfinite()
+        if self.looked_at == 1:
+            self.suspicion = _suspicion(call.input, grid)
+        if self.looked_at & (self.looked_at - 1) == 0:
+            self.outside.append((grid.abs() > 1).any(-1).float().mean())
 
-def in_checkpoint(outermost: FrameType | None, patch: object) -> bool:
-    """Whether checkpointing will run this call again, in ``backward()``, and not enter the patch again."""
-    for frame in _frames(outermost):
-        if _enters(frame, patch):
-            return False
-        if frame.f_code.co_filename == _CHECKPOINT:
-            return True
-    return False
-
-
-def _frames(outermost: FrameType | None) -> Iterator[FrameType]:
-    """The frames of the caller and of those that called it, up to the outermost."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = None if frame is outermost else frame.f_back
-
-
-def _enters(frame: FrameType, patch: object) -> bool:
-    """Whether a frame is the ``forward`` of a module that a patch is on."""
-    return frame.f_code.co_name == "patched_forward" and frame.f_locals.get("self") is patch
-
-
-def traced_call_stack() -> list[Frame]:
-    """The same while ``torch.compile`` traces, when the frames of the traced code exist only in the tracer."""
-    summary = torch._guards.TracingContext.extract_stack()
-    frames = [frame for frame in reversed(summary) if not frame.filename.startswith(_HIDDEN)]
-    return [Frame(frame.filename, frame.lineno or 0, _own_name(frame.name)) for frame in frames]
-
-
-def _own_name(function: str) -> str:
-    """A function's name: what follows a break of the graph is compiled under another."""
-    return re.sub(r"^torch_dynamo_resume_in_(.+)_at_\d+$", r"\1", function)
+    def faults(self, masked: bool) -> Iterator[str]:
+        """Sentences on calls that were swapped but do not read an image as the linearized sampler expects."""
+        if self.suspicion:
+            yield self.suspicion
+        if broken := self.looked_at - sum(int(finite) for finite in self.finite.values()):
+            yield (
+                f"its grid was NaN or infinite somewhere in {broken} of {self.looked_at} calls. The values there are "
+                "those of the padding, where F.grid_sample with zero padding gives NaN"
+            )
+        outside = sum(map(float, self.outside)) / max(len(self.outside), 1)
+        if masked and outside > 0.5:
+            yield (
+                f"{outside:.0%} of its points lie outside of the image, and the mask leaves the samples there out of "
+                "the fit. The border of the image then gives no gradient, as where a patch is pasted into a canvas: "
+                "use mask_out_of_bounds=False"
+            )
 
 
-def caller_trains(outermost: FrameType | None) -> bool:
-    """Whether the nearest module in whose method the call was made is in training; outside of any, yes."""
-    for frame in _frames(outermost):
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module):
-            return module.training
+@dataclass
+class Table:
+    """The rows of a report. Threads may share one."""
+
+    rows: dict[tuple[object, ...], Row] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, frames: Sequence[Frame], modules: Sequence[str], call: Call | None, outcome: Outcome) -> None:
+        """Count one call, whose arguments are ``None`` while it is compiled."""
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        row = Row(frames, modules, outcome)
+        channels = call.input.shape[1] if call and not traced and call.input.dim() > 1 else None
+        shapes = "traced" if traced else f"{tuple(call.input.shape)}, {tuple(call.grid.shape)}" if call else "compiled"
+        caller = (above := row.caller) and (above.path, above.function)
+        with self.lock:
+            row = self.rows.setdefault((frames[:1], caller, tuple(modules[-1:]), channels, outcome), row)
+            row.calls += 1
+            row.shapes.setdefault(shapes)
+            if call and outcome.swap and not traced:
+                row.look(call)
+
+    def none_swapped(self) -> bool:
+        """Whether there were calls that no pattern of the user's excluded, and none was swapped."""
+        with self.lock:
+            outcomes = [row.outcome for row in self.rows.values()]
+        return not any(outcome.swap for outcome in outcomes) and not all(outcome.by_pattern for outcome in outcomes)
+
+    def lines(self, masked: bool) -> Iterator[str]:
+        """The table, and below it a sentence for each fault of a row, with a pattern that excludes the row."""
+        with self.lock:
+            rows = list(self.rows.values())
+        cells = [("calls", "call site", "image, grid", "outcome")]
+        cells += [(str(r.calls), self._site(r, rows), _describe_shapes(r), str(r.outcome)) for r in rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(3)]
+        for calls, site, shapes, outcome in cells if rows else ():
+            yield f"{calls:>{widths[0]}}  {site:<{widths[1]}}  {shapes:<{widths[2]}}  {outcome}"
+        for row in rows:
+            for fault in row.faults(masked):
+                yield f"{self._site(row, rows)}: {fault}{_hint(row, rows) if fault is row.suspicion else ''}"
+
+    @staticmethod
+    def _site(row: Row, rows: Sequence[Row]) -> str:
+        """The line that samples. Its caller is named if the line is in a package or has several callers."""
+        site = str(row.frames[0]) if row.frames else "<unknown>"
+        callers = {other.caller for other in rows if other.frames[:1] == row.frames[:1]}
+        if row.caller and (row.frames[0].installed or len(callers) > 1):
+            site += f" from {row.caller}"
+        return site + (f" in {row.modules[-1]!r}" if row.modules else "")
+
+
+def _suspicion(input: Tensor, grid: Tensor) -> str:
+    """Why the image of a call may be no image, or an empty string."""
+    channels = input.shape[1]
+    if any(_runs_back_and_forth(grid, axis) for axis in (1, 2)):
+        return (
+            "its grid runs back and forth over the image. If it is a list of points, whose neighbours are anywhere, "
+            "the footprints of its samples mean nothing: "
+        )
+    if channels == 2:
+        return "an image of 2 channels may be a displacement field or a map of coordinates, which sampling blurs: "
+    if channels == 1 and input.requires_grad:
+        return "an image of 1 channel that carries a gradient may be a map of depths, costs or offsets: "
+    return ""
+
+
+def _runs_back_and_forth(grid: Tensor, axis: int) -> bool:
+    if grid.shape[axis] < 2 or grid.numel() == 0:
+        return False
+    way = grid.diff(dim=axis).norm(dim=-1).sum(axis)
+    box = (grid.amax(axis) - grid.amin(axis)).norm(dim=-1)
+    return bool((way / box).nanmedian() > _BACK_AND_FORTH)
+
+
+def _hint(row: Row, rows: Sequence[Row]) -> str:
+    """How to exclude a row by a pattern that matches no other row that is swapped."""
+    others = [other for other in rows if other is not row and other.outcome.swap]
+    lines = [f"{Path(frame.path).name}:{frame.line}" for frame in row.frames]
+    functions = [f"{frame.function}()" for frame in row.frames if frame.function.isidentifier()]
+    for pattern in (*reversed(row.modules), *lines, *functions):
+        if not any(matching([pattern], other.frames, other.modules) for other in others):
+            return f"exclude=[{pattern!r}] leaves it plain"
+    return "to leave it plain, call it from a function of its own, and exclude that"
+
+
+def _can_be_read(tensor: Tensor) -> bool:
+    """Whether a tensor has values that can be read, which it has not inside ``torch.func`` or on the meta device."""
+    if type(tensor) is not Tensor or tensor.is_meta or tensor.numel() == 0:
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
     return True
 
 
-def check_patterns(argument: str, patterns: object, target: nn.Module | None) -> None:
-    """Raise unless patterns are a list of patterns, and those of modules name submodules of the target."""
-    if patterns is None:
-        return
-    if isinstance(patterns, str) or not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f"{argument} must be a list of patterns, such as ['stn'], or None, got {patterns!r}")
-    names = [] if target is None else [name for name, _ in target.named_modules() if name]
-    for pattern in filter(_names_module, patterns):
-        if target is None:
-            raise ValueError(
-                f"{argument} names a submodule, {pattern!r}, but a block has no module to look in: write "
-                "linearize(model, ...), or name a call site, 'warp.py:31', or a function, 'warp()'"
-            )
-        if not any(_matches_module(pattern, name) for name in names):
-            named = _submodule(target, pattern)
-            for name, module in target.named_modules():
-                if module is named:
-                    raise ValueError(f"{argument} pattern {pattern!r} is another name of {name!r}: write that")
-            shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-            raise ValueError(
-                f"{argument} pattern {pattern!r} matches none of the submodules ({shown}). A call site is written "
-                "'warp.py:31', a function 'warp()'"
-            )
-
-
-def matches(pattern: str, stack: Sequence[Frame], modules: Iterable[str]) -> bool:
-    """Whether a pattern names a call with this stack, made while these modules ran."""
-    if pattern.endswith("()"):
-        return any(fnmatchcase(frame.function, pattern[:-2]) for frame in stack)
-    if _names_module(pattern):
-        return any(_matches_module(pattern, name) for name in modules)
-    file, _, line = pattern.partition(":")
-    return any(
-        fnmatchcase("/" + Path(frame.path).as_posix(), f"*/{file}") and line in ("", str(frame.line)) for frame in stack
-    )
-
-
-def samples_packed_image(stack: Sequence[Frame]) -> bool:
-    """Whether the image sampled is a pyramid packed into one image."""
-    caller = next((frame for frame in stack if frame.function not in _PACKED_HELPERS), None)
-    return caller is not None and any(
-        Path(caller.path).as_posix().endswith(file) and caller.function == function for file, function in _PACKED
-    )
+def _describe_shapes(row: Row) -> str:
+    """The first few shapes, in the order they came."""
+    shown = list(row.shapes)[:_SHAPES_SHOWN]
+    more = len(row.shapes) - len(shown)
+    return "; ".join(shown) + (f"; {more} more" if more else "")
 
 
 def unreachable(target: nn.Module | None) -> Iterator[str]:
-    """Lines on what may sample unseen, in a model and among the functions of all loaded modules."""
+    """Sentences on what may sample unseen, in a model and among the functions of all loaded modules."""
     scripted = "."
     for name, module in () if target is None else target.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -187,81 +228,5 @@ def unreachable(target: nn.Module | None) -> Iterator[str]:
                     )
 
 
-def _submodule(target: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return target.get_submodule(name)
-    except AttributeError:
-        return None
-
-
-def _names_module(pattern: str) -> bool:
-    return not pattern.endswith("()") and not re.search(r"\.py(:\d+)?$", pattern)
-
-
-def _matches_module(pattern: str, name: str) -> bool:
-    """Whether a pattern names a submodule or one that it is part of."""
-    parts = name.split(".")
-    owners = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    return any(fnmatchcase(owner, pattern) or fnmatchcase(owner.rpartition(".")[2], pattern) for owner in owners)
-
-
 def _samples(scripted: object) -> bool:
     return "aten::grid_sampler" in str(getattr(scripted, "inlined_graph", ""))
-
-
-@dataclass
-class Table:
-    """Counts of calls by call site, module and outcome. Threads may share one."""
-
-    rows: dict[tuple[str, str], "Row"] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, stack: Sequence[Frame], module: str, shapes: str, outcome: str) -> None:
-        """Count one call."""
-        site = str(stack[0]) if stack else "<unknown>"
-        if stack and _installed(stack[0].path):
-            caller = next((frame for frame in stack if not _installed(frame.path)), None)
-            site += f" from {caller}" if caller else ""
-        site += f" in {module!r}" if module else ""
-        with self.lock:
-            row = self.rows.setdefault((site, outcome), Row())
-            row.calls += 1
-            row.shapes.setdefault(shapes)
-
-    def __str__(self) -> str:
-        with self.lock:
-            cells = [
-                (str(row.calls), site, row.describe_shapes(), outcome) for (site, outcome), row in self.rows.items()
-            ]
-        cells.insert(0, ("calls", "call site", "image, grid", "outcome"))
-        widths = [max(len(row[i]) for row in cells) for i in range(3)]
-        return "\n".join(
-            f"{calls:>{widths[0]}}  {site:<{widths[1]}}  {shapes:<{widths[2]}}  {outcome}"
-            for calls, site, shapes, outcome in cells
-        )
-
-
-@dataclass
-class Row:
-    """How often, and the shapes in the order they came."""
-
-    calls: int = 0
-    shapes: dict[str, None] = field(default_factory=dict)
-
-    def describe_shapes(self) -> str:
-        """The first few shapes."""
-        shown = list(self.shapes)[:_SHAPES_SHOWN]
-        more = len(self.shapes) - len(shown)
-        return "; ".join(shown) + (f"; {more} more" if more else "")
-
-
-def _installed(path: str) -> bool:
-    return any(part in _INSTALLED for part in Path(path).parts)
-
-
-@lru_cache(maxsize=1024)
-def _short(path: str) -> str:
-    """A path as seen from where Python found it."""
-    found = (root or str(Path.cwd()) for root in sys.path)
-    roots = [Path(root) for root in found if path.startswith(root.rstrip(os.sep) + os.sep)]
-    return Path(path).relative_to(max(roots, key=lambda root: len(root.parts))).as_posix() if roots else path

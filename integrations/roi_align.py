@@ -1,12 +1,11 @@
 """RoIAlign with a gradient for the boxes, inside torchvision and the packages that bind its function.
 
-While a patch of :func:`linearize_roi_align` is on, these names hold a replacement, each where its package is installed:
+While a patch of :func:`linearize_roi_align` is on, these names hold a replacement, where their package is installed:
 
-- ``torchvision.ops.roi_align``, which most code calls
-- in the module ``torchvision.ops.roi_align`` its ``roi_align``, called by ``RoIAlign``
-- in the module ``torchvision.ops.poolers`` its ``roi_align``, called by ``MultiScaleRoIAlign``
-- ``detectron2.layers.roi_align``; in the module of that name ``tv_roi_align`` and ``roi_align``, called by ``ROIAlign``
-- ``mmcv.ops.roi_align``; in the module of that name ``roi_align``, called by ``RoIAlign``
+- torchvision: ``ops.roi_align``, which most code calls, and ``roi_align`` in the modules ``ops.roi_align``, which
+  ``RoIAlign`` calls, and ``ops.poolers``, which ``MultiScaleRoIAlign`` calls
+- detectron2: ``layers.roi_align``, and in the module of that name ``tv_roi_align`` and ``roi_align``
+- mmcv: ``ops.roi_align``, and in the module of that name ``roi_align``
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ Takes = Callable[[Tensor, Tensor | Sequence[Tensor]], bool]
 def linearize_roi_align(
     *, sampling: LinearizedSampling | None = None, generator: torch.Generator | None = None
 ) -> RoIAlignPatch:
-    """Let the RoIAlign of torchvision, detectron2 and mmcv be :func:`lms_geometry.roi_align_linearized`.
+    """Replace the RoIAlign of torchvision, detectron2 and mmcv by :func:`lms_geometry.roi_align_linearized`.
 
-    Only calls whose boxes ask for a gradient change. All others, and those under ``no_grad``, go to the function that
-    was there: with an intercept, inference under ``no_grad`` has other values than training had. The names replaced are
-    listed at the top of this module; ``patch.replaced`` has those that were found.
+    A call whose boxes carry a gradient is linearized. Any other call, and each under ``no_grad``, goes to the function
+    that was there. So with an intercept, inference under ``no_grad`` has other values than training. The names that can
+    be replaced are listed at the top of this module. ``patch.replaced`` lists those that were, and ``patch.linearized``
+    and ``patch.passed_on`` count the calls.
 
-    The detectors of torchvision detach the boxes that they propose, so that none of their calls changes: hand their
-    ``roi_heads`` boxes of your own. ``patch.linearized`` and ``patch.passed_on`` count the calls.
-
-    A name that other code bound before (``from torchvision.ops import roi_align``) keeps the old function, and a
-    warning says so: ``replace(that_module, "roi_align", torchvision.ops.roi_align)`` hands it the new one. The crops of
-    ground-truth masks in ``torchvision.models.detection`` are labels and stay; so do scripted models.
+    torchvision's detectors detach the boxes that they propose, so that none of their calls is linearized: give their
+    ``roi_heads`` boxes of your own. Scripted models keep their own function, and so do the crops of ground-truth masks
+    in ``torchvision.models.detection``, which are labels. Code that bound the function before, by ``from
+    torchvision.ops import roi_align``, keeps it too, with a warning: ``replace(that_module, "roi_align",
+    torchvision.ops.roi_align)`` gives it the new one.
 
     Args:
         sampling: settings of the method; the paper's if ``None``. With ``intercept=False`` no value changes.
@@ -58,8 +57,7 @@ def linearize_roi_align(
         ModuleNotFoundError: if none of the packages can be imported.
 
     Warns:
-        UserWarning: if other modules bound the function: there it stays; on removal, if there were calls and
-            none was linearized.
+        UserWarning: if other modules bound the function, and on removal, if no call was linearized.
 
     Example:
         >>> with linearize_roi_align(sampling=LinearizedSampling(intercept=False)):  # doctest: +SKIP
@@ -72,9 +70,9 @@ class RoIAlignPatch(Replacement):
     """What :func:`linearize_roi_align` returns.
 
     Attributes:
-        replaced: the names that it replaced.
-        linearized: the number of calls that were linearized, but for compiled ones.
-        passed_on: the number of those that went to the function that was there.
+        replaced: the names that hold a replacement.
+        linearized: the number of calls that were linearized. Compiled calls are not counted.
+        passed_on: the number of calls that went to the function that was there.
     """
 
     def __init__(self, sampling: LinearizedSampling | None, generator: torch.Generator | None) -> None:
@@ -93,7 +91,7 @@ class RoIAlignPatch(Replacement):
                 )
             )
         with warnings.catch_warnings():
-            # Mask R-CNN crops its ground-truth masks through a name of its own: labels, which stay as they are.
+            # This name crops the ground-truth masks of Mask R-CNN. They are labels and stay as they are.
             warnings.filterwarnings("ignore", r"torchvision\.models\.detection\.roi_heads\.roi_align \w")
             super().__init__(*bound.values())
         self.replaced = tuple(bound)
@@ -104,13 +102,13 @@ class RoIAlignPatch(Replacement):
         if self.passed_on and not self.linearized:
             warnings.warn(
                 f"none of {self.passed_on} calls of roi_align was linearized: no boxes asked for a gradient. The "
-                "detectors of torchvision detach the boxes that they propose",
+                "detectors of torchvision detach the boxes that they propose: give their roi_heads boxes of your own",
                 stacklevel=2,
             )
 
     def _takes(self, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> bool:
         """Whether a call is to be linearized. Counts it, if not in a compiled graph."""
-        if self._removed:  # who saw a replacement may keep it
+        if self._removed:  # some code kept the replacement
             return False
         takes = len(input) > 0 and any(map(carries_gradient, (boxes,) if isinstance(boxes, Tensor) else boxes))
         if not torch.compiler.is_compiling():
@@ -120,7 +118,7 @@ class RoIAlignPatch(Replacement):
 
 
 def _torchvision(original: RoIAlign, linearized: RoIAlign, takes: Takes) -> RoIAlign:
-    # Parameters by name, since mmcv looks for "aligned" in the code object.
+    # mmcv looks for the parameter "aligned" in the code object, so that the parameters are written out.
     @wraps(original)
     def roi_align(
         input: Tensor,
@@ -166,12 +164,12 @@ _BINDINGS = (
 
 
 def _module(name: str) -> ModuleType | None:
-    """The module of that name, imported now: what a package binds while the patch is on, it would keep."""
+    """The module of that name. It is imported now: if it were first imported under the patch, it would bind that."""
     return None if _import_error(name) else sys.modules[name]
 
 
 def _import_error(name: str) -> Exception | None:
-    """Why a module cannot be imported: not installed, or broken, so that nobody uses it."""
+    """The error with which the import of a module fails, if it does."""
     try:
         import_module(name)
     except Exception as error:

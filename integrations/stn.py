@@ -1,8 +1,8 @@
 """Spatial transformers: ``F.affine_grid`` followed by ``F.grid_sample``.
 
-The matrix that makes the grid says exactly how far an output pixel reaches. Finite differences of the grid, which
-:func:`linearize` takes, say the same but for rounding, at a cost for every pixel, and nothing along an output axis one
-pixel long.
+The matrix that makes the grid gives the exact Jacobian of every output pixel. :func:`linearize` takes finite
+differences of the grid instead. They agree but for rounding, cost time for every pixel, and say nothing along an output
+axis of one pixel.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.sampling import carries_gradient
 
+from . import _torch_private
 from .intercept import Patch
 
 
@@ -33,9 +34,9 @@ def linearize_stn(
     .. math::
         J = \mathrm{diag}(W / 2, H / 2) \, \theta_{:, :2} \, \mathrm{diag}(2 / w, 2 / h)
 
-    with :math:`n - 1` for every :math:`n` under ``align_corners=True``. A grid that was changed after ``affine_grid``
-    made it, or made inside a compiled graph, has finite differences as before. Torch does not tell of a change made
-    through ``grid.data``: use :func:`linearize` there.
+    where ``align_corners=True`` has :math:`n - 1` for every length :math:`n`. A grid that was changed after
+    ``affine_grid`` made it, or that was made inside a compiled graph, has finite differences. A change made through
+    ``grid.data`` goes unnoticed, since torch does not count it: use :func:`linearize` there.
 
     Args:
         target: the module that holds the pair, or ``None`` for a block.
@@ -57,7 +58,7 @@ def linearize_stn(
         ...     F.grid_sample(image, F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)).shape
         torch.Size([2, 3, 5, 7])
     """
-    return _StnPatch(target, sampling=sampling, include=include, exclude=exclude, seed=seed)
+    return _StnPatch(target, sampling, include, exclude, seed)
 
 
 class _StnPatch(Patch):
@@ -69,7 +70,7 @@ class _StnPatch(Patch):
 
     def jacobian(self, input: Tensor, grid: Tensor, align_corners: bool) -> Tensor | None:
         step, version = getattr(grid, "_lms_step", (None, None))
-        if step is None or version != grid._version or input.dim() != 4:
+        if step is None or version is None or version != _torch_private.version(grid) or input.dim() != 4:
             return None
         height, width = input.shape[-2:]
         units = [(n - 1) / 2 if align_corners else n / 2 for n in (width, height)]
@@ -77,11 +78,11 @@ class _StnPatch(Patch):
 
 
 def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> None:
-    """Note on a grid how far one output pixel steps in it, ``(B, 1, 1, 2, 2)``, and that nobody changed it yet."""
+    """Note on a grid the step in it from one output pixel to the next, ``(B, 1, 1, 2, 2)``, and its version."""
     unused = torch.is_grad_enabled() and not carries_gradient(grid)
-    if len(size) != 4 or unused or grid.is_inference():  # what is made in inference mode does not say if it was changed
+    if len(size) != 4 or unused or grid.is_inference():  # a tensor of inference mode has no version
         return
     height, width = size[-2:]
     steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]
     step = theta.detach()[:, None, None, :, :2] * theta.new_tensor(steps)
-    grid._lms_step = step, grid._version  # type: ignore[attr-defined]
+    grid._lms_step = step, _torch_private.version(grid)  # type: ignore[attr-defined]

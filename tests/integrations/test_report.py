@@ -1,5 +1,6 @@
 """What the report of a patch says, and what bad input is told."""
 
+import re
 import sys
 
 import kornia
@@ -26,6 +27,32 @@ def test_the_report_is_a_table_of_call_sites():
         assert f"{site} in {module!r}" in row
         assert "(2, 3, 19, 26), (2, 5, 7, 2)" in row
         assert row.endswith(outcome)
+
+
+def test_where_no_call_was_linearized_report_and_removal_say_so_and_name_replace():
+    class Gathers(nn.Module):
+        """Warps by indexing, and resizes its mask with the sampler of torch."""
+
+        def forward(self, image, shift):
+            index = (torch.arange(26) + shift.round().long()).clamp(0, 25)
+            return image[..., index] * sample(
+                torch.ones_like(image), F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), image.shape, align_corners=False)
+            )
+
+    patch = linearize(model := Gathers())
+    model(IMAGE, torch.tensor(2.0, requires_grad=True))
+    told = r"no call was linearized: every call.*replace\(module, 'name', adapter\)"
+    assert re.search(told, patch.report())
+    with pytest.warns(UserWarning, match=told) as warned:
+        patch.remove()
+    assert warned[0].filename == __file__
+
+
+def test_calls_that_the_user_excluded_are_no_reason_to_warn():
+    patch = linearize(model := Model(), exclude=["stn", "mask"])
+    model(IMAGE)
+    patch.remove()
+    assert "no call was linearized" not in patch.report()
 
 
 def test_a_packed_pyramid_is_left_alone_and_the_adapter_named():
