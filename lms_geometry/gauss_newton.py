@@ -18,13 +18,13 @@ from torch import Tensor
 
 from lms_geometry.agreement import Residual, residual
 from lms_geometry.annealing import annealed
-from lms_geometry.backends.eager import usable_points
-from lms_geometry.backends.operator import linearized_sample
+from lms_geometry.backends.common import usable_points
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.motions import motion_derivative, motion_matrix, turned
 from lms_geometry.noise import draw_noise
 from lms_geometry.problem import WHOLLY_SEEN, Problem
 from lms_geometry.projection import project
+from lms_geometry.sampling import grid_sample_value_and_slope
 
 # From this share on the intercept is dropped: the value is the exact bilinear one.
 _EXACT = 0.5
@@ -249,16 +249,13 @@ def _compare(
     points = usable_points(grid)
     if isinstance(sampling, LinearizedSampling):
         noise = draw_noise(sampling, (height, width), generator=generator, device=grid.device, dtype=grid.dtype)
-        moved, slope = linearized_sample(
+        moved, slope = grid_sample_value_and_slope(
             problem.source,
             points,
-            jacobian,
-            noise.repeat(1, starts, 1, 1),
-            False,
-            sampling,
-            "bilinear",
-            padding,
-            False,
+            padding_mode=padding,
+            sampling=sampling,
+            jacobian=jacobian,
+            noise=noise.repeat(1, starts, 1, 1),
         )
     else:
         with torch.enable_grad():

@@ -16,9 +16,9 @@ from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import WIDEST, LinearizedSampling
 from lms_geometry.gauss_newton import Descent, descend
+from lms_geometry.homography import homography_warp_linearized
 from lms_geometry.motions import PARAMETERS, Motion, motion_matrix
 from lms_geometry.problem import WHOLLY_SEEN, Problem, make_problem, normalisation
-from lms_geometry.warp import homography_warp_linearized
 
 Warp = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
 Optimizer = Literal["gauss-newton", "adam"]

@@ -52,7 +52,7 @@ def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backen
     )
     speed.main()
     result = json.loads(out.read_text())
-    fused = [] if cpu.missing() else ["paper, cpu", "whitened, cpu"]
+    fused = [] if cpu.unavailable_reason() else ["paper, cpu", "whitened, cpu"]
     names = ["multi-scale (1, 5, 10)", "authors' code", "paper, eager", "whitened, eager", *fused]
     assert result["table"]["columns"] == ["B,C,H,W,h,w", "bilinear, ms", *names]
     assert [row[0] for row in result["table"]["rows"]] == ["2,3,9,11,4,5", "2,4,9,11,4,5 image gradient too"]
