@@ -1,13 +1,23 @@
-"""What pyproject.toml cannot say: the fused CPU kernel, which is left out where no compiler is found."""
+"""The part of the build that pyproject.toml cannot describe: the fused CPU kernel.
+
+It is left out where no compiler is found.
+"""
+
+from pathlib import Path
+from runpy import run_path
 
 from setuptools import Extension, setup
+
+backends = Path("lms_geometry/backends")
+limits = run_path("lms_geometry/limits.py")
 
 setup(
     ext_modules=[
         Extension(
             "lms_geometry.backends._cpu",
-            sources=["lms_geometry/backends/_cpu.c"],
-            depends=["lms_geometry/backends/_cpu_kernel.h"],
+            sources=[str(backends / "_cpu.c")],
+            depends=["lms_geometry/limits.py", *map(str, backends.glob("_cpu_*.h"))],
+            define_macros=[(name, f"{limits[name]!r}f") for name in ("FAR_OUTSIDE", "LARGEST_DERIVATIVE")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             py_limited_api=True,
             optional=True,

@@ -102,7 +102,7 @@ def multi_scale(image: Tensor, grid: Tensor) -> Tensor:
 def backends_here(device: torch.device) -> list[str]:
     """The names of the backends that can run on ``device``: eager, and the fused one if it is available."""
     fused = "cpu" if device.type == "cpu" else "triton"
-    return ["eager", fused] if backends.missing(fused) is None else ["eager"]
+    return ["eager", fused] if backends.unavailable_reason(fused) is None else ["eager"]
 
 
 def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:

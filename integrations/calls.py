@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lms_geometry.autocast import is_autocast
 from lms_geometry.checks import MODES, PADDING_MODES
-from lms_geometry.sampling import carries_gradient
+from lms_geometry.differentiation import carries_gradient
 
 SAMPLERS = {
     F.grid_sample,

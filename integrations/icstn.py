@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.sampling import carries_gradient
-from lms_geometry.warp import homography_warp_linearized
+from lms_geometry.differentiation import carries_gradient
+from lms_geometry.homography import homography_warp_linearized
 
 from .replacement import Replacement, replace
 

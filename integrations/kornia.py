@@ -14,8 +14,9 @@ from kornia.geometry import ImageRegistrator
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.modules import LinearizedHomographyWarper
-from lms_geometry.sampling import carries_gradient, grid_sample_linearized
+from lms_geometry.differentiation import carries_gradient
+from lms_geometry.homography import LinearizedHomographyWarper
+from lms_geometry.sampling import grid_sample_linearized
 
 from .replacement import Replacement, replace
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.differentiation import carries_gradient
 from lms_geometry.roi import roi_align_linearized
-from lms_geometry.sampling import carries_gradient
 
 from .replacement import Replacement
 

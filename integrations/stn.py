@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.sampling import carries_gradient
+from lms_geometry.differentiation import carries_gradient
 
 from . import _torch_private
 from .intercept import Patch

@@ -1,17 +1,12 @@
 """Image warps with the linearized multi-sampling gradient, as drop-ins for kornia and PyTorch."""
 
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.modules import LinearizedGridSample, LinearizedHomographyWarper, LinearizedRoIAlign
+from lms_geometry.homography import LinearizedHomographyWarper, homography_warp_linearized
 from lms_geometry.noise import draw_noise
 from lms_geometry.registration import Adam, Annealed, GaussNewton, Registration, Stage, register
-from lms_geometry.roi import roi_align_linearized
-from lms_geometry.sampling import grid_sample_linearized
-from lms_geometry.warp import (
-    homography_warp_linearized,
-    remap_linearized,
-    warp_affine_linearized,
-    warp_perspective_linearized,
-)
+from lms_geometry.roi import LinearizedRoIAlign, roi_align_linearized
+from lms_geometry.sampling import LinearizedGridSample, grid_sample_linearized, grid_sample_value_and_slope
+from lms_geometry.warp import remap_linearized, warp_affine_linearized, warp_perspective_linearized
 
 __all__ = [
     "Adam",
@@ -25,6 +20,7 @@ __all__ = [
     "Stage",
     "draw_noise",
     "grid_sample_linearized",
+    "grid_sample_value_and_slope",
     "homography_warp_linearized",
     "register",
     "remap_linearized",

@@ -8,7 +8,7 @@ from torch import Tensor
 from lms_geometry.autocast import is_autocast
 from lms_geometry.config import LinearizedSampling
 
-# In the order of torch's own numbers for them.
+# The names that torch gives to ways of reading an image, in the order of the numbers it has for them.
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
 
@@ -25,6 +25,13 @@ def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     if not fits:
         wanted = ", ".join(str(length) for length in shape)
         raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}")
+
+
+def check_image(name: str, image: Tensor) -> None:
+    """Raise unless ``image`` is a batch of images that are not empty."""
+    check_tensor(name, image, ("B", "C", "H", "W"))
+    if min(image.shape[1:]) == 0:
+        raise ValueError(f"{name} must have at least one channel and one texel, got {tuple(image.shape)}")
 
 
 def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -64,17 +71,28 @@ def check_size(name: str, value: object) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def check_sampling(sampling: object) -> None:
-    """Raise unless ``sampling`` is settings of the method."""
+def check_sampling(sampling: object) -> LinearizedSampling:
+    """Return the settings of the method, which are the default ones for ``None``, or raise."""
+    if sampling is None:
+        return LinearizedSampling()
     if not isinstance(sampling, LinearizedSampling):
         raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+    return sampling
 
 
 def check_noise(
-    noise: Tensor | None, sampling: LinearizedSampling, batch: int, size: tuple[int, int], input: Tensor
+    noise: Tensor | None,
+    sampling: LinearizedSampling,
+    batch: int,
+    size: tuple[int, int],
+    image_name: str,
+    image: Tensor,
 ) -> None:
-    """Raise unless noise, if any, is draws for an output of ``size``, shared or of each of a batch."""
+    """Raise unless the noise, if any, fits an output of ``size`` and lies on the image's device.
+
+    It may have a batch axis of ``batch`` in front.
+    """
     if noise is not None:
         wanted = (sampling.num_samples - 1, *size, 2)
         check_tensor("noise", noise, (batch, *wanted) if getattr(noise, "ndim", 4) == 5 else wanted)
-        check_same_device("noise", noise, "input", input)
+        check_same_device("noise", noise, image_name, image)

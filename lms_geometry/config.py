@@ -1,13 +1,22 @@
-"""The knobs of linearized multi-sampling, their units, and the settings of the paper."""
+"""The settings of linearized multi-sampling, their units and presets; and how an image is read."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Pattern = Literal["gaussian", "whitened"]
 
-# Beyond, the cube of a footprint over the square of the ridge leaves float32.
+# The smallest ridge, and the largest ``sigma`` and ``jitter`` in pixels. Within them the cube of a footprint divided by
+# the square of the ridge is finite in float32.
 _SMALLEST_RIDGE, WIDEST = 1e-9, 100
+
+
+class Reading(NamedTuple):
+    """How an image is read at a point: the last three arguments of ``F.grid_sample``."""
+
+    mode: str
+    padding_mode: str
+    align_corners: bool
 
 
 @dataclass(frozen=True, slots=True)

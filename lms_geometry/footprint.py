@@ -9,12 +9,25 @@ The axes of (x, y) come first: points are ``(2, B, h, w)``, a Jacobian and a foo
 have length 1 along ``B``, ``h`` and ``w``.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-# Source pixels per output pixel. A point near a horizon moves without bound, but products of four derivatives must stay
-# finite in float32.
-_LARGEST_DERIVATIVE = 1e4
+from lms_geometry.limits import LARGEST_DERIVATIVE
+
+
+class Placement(NamedTuple):
+    """What decides where the samples fall around the points of a grid ``(B, h, w, 2)``.
+
+    ``noise`` holds draws of unit variance, ``(K - 1, h, w, 2)`` or ``(B, K - 1, h, w, 2)``, and ``whiten`` says whether
+    they still have to be whitened. ``jacobian`` is in source pixels per output pixel, ``(B, h, w, 2, 2)``, where B, h
+    and w may be 1; ``None`` stands for finite differences of the grid.
+    """
+
+    noise: Tensor
+    jacobian: Tensor | None = None
+    whiten: bool = False
 
 
 def finite_difference_jacobian(points: Tensor) -> Tensor:
@@ -31,7 +44,7 @@ def footprint(jacobian: Tensor, sigma: float, jitter: float) -> Tensor:
 
     Its determinant is summed from positive terms, so that a Jacobian of rank one loses no digits.
     """
-    jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-_LARGEST_DERIVATIVE, _LARGEST_DERIVATIVE) * sigma
+    jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST_DERIVATIVE, LARGEST_DERIVATIVE) * sigma
     (xx, xy), (yx, yy) = jacobian
     row_x, row_y = xx.square() + xy.square(), yx.square() + yy.square()
     determinant = (xx * yy - xy * yx).square() + jitter**2 * (row_x + row_y + jitter**2)

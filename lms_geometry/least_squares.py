@@ -5,16 +5,19 @@ With offsets ``o_k = L z_k`` from the centre and intensity differences ``d_k``, 
     A = (X' X + eps E)^-1 X' Y,    rows of X: [o_k, 1],    rows of Y: d_k.
 
 Eliminating the row of ones centres the ``n`` draws at their mean ``m`` and leaves two unknowns. With
-``s = eps / (n + eps)``, what the ridge takes from the row of ones::
+``s = eps / (n + eps)``, the part that the ridge takes from the row of ones::
 
     (L Q L' + eps I) A_uv = L q,
     Q = sum (z_k - m)(z_k - m)' + s n m m',
     q = sum (z_k - m) d_k + s m sum d_k,
     A_1 = (1 - s) (sum d_k / n - (L m)' A_uv).
 
-Without the row of ones ``m`` is 0. The sums run over the draws, which are of order one whatever the transform does, and
-which are centred before they are summed. Three unknowns at once, or moments centred afterwards, lose every digit in
-float32 when few samples are left.
+Without the row of ones ``m`` is 0. The sums run over the draws, which are of order one under any transform, and which
+are centred before they are summed. Three unknowns at once, or moments centred afterwards, lose every digit in float32
+when few samples are left.
+
+The C and the Triton kernel call the sums by the same names: ``count`` is n, ``mean`` m, ``kept`` 1 - s, ``second`` Q,
+``cross`` q and ``total`` the sum of all ``d_k``.
 """
 
 from collections.abc import Sequence
@@ -22,22 +25,62 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def count_and_mean(draws: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The number ``n`` of draws in the fit, at least 1, and their mean ``m``. A weight is 1 in the fit, else 0."""
-    count = torch.stack(tuple(weights)).sum(0).clamp_min(1)
-    return count, sum((z * w for z, w in zip(draws, weights, strict=True)), torch.zeros_like(draws[0])) / count
+from lms_geometry.footprint import place
 
 
-def solve_slope(second_moment: Tensor, cross_moment: Tensor, footprint: Tensor, ridge: float) -> Tensor:
+class Moments:
+    """The sums of the fit at every pixel, over draws that are known and differences that are added one by one.
+
+    Args:
+        draws: the draws ``z_k``, each ``(2, B, h, w)``, where B, h and w may be 1, as in all that follows.
+        weights: for every draw 1 where it is in the fit and 0 where not, ``(B, h, w)``.
+        ridge: ``eps``.
+        intercept: whether the fit has the row of ones.
+    """
+
+    def __init__(self, draws: Sequence[Tensor], weights: Sequence[Tensor], ridge: float, intercept: bool) -> None:
+        self.ridge, self.intercept = ridge, intercept
+        self.count = torch.stack(tuple(weights)).sum(0).clamp_min(1)
+        self.mean = torch.zeros_like(draws[0])
+        if intercept:
+            weighted = (z * weight for z, weight in zip(draws, weights, strict=True))
+            self.mean = sum(weighted, torch.zeros_like(draws[0])) / self.count
+        self.shrinkage = ridge / (self.count + ridge)
+        self.second = self.shrinkage * self.count * self.mean * self.mean.unsqueeze(1)
+        self.cross = draws[0].new_zeros(2, 1, 1, 1, 1)
+        self.total = draws[0].new_zeros(1, 1, 1, 1)
+
+    def add(self, draw: Tensor, weight: Tensor, difference: Tensor) -> None:
+        """Add a sample: its draw and weight, and the differences ``d_k`` from the centre, ``(B, C, h, w)``."""
+        offset = (draw - self.mean) * weight
+        self.second = torch.addcmul(self.second, offset, offset.unsqueeze(1))
+        self.cross = torch.addcmul(self.cross, offset.unsqueeze(2), difference)
+        self.total = torch.addcmul(self.total, weight.unsqueeze(1), difference)
+
+    def solve(self, footprint: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The slopes ``(2, B, C, h, w)`` in intensity per source pixel, and ``A_1``, ``(B, C, h, w)``, or ``None``.
+
+        The footprint ``L`` is ``(2, 2, B, h, w)``, in source pixels.
+        """
+        cross = self.cross.addcmul((self.shrinkage * self.mean).unsqueeze(2), self.total)
+        slope = solve_slope(self.second, cross, footprint, self.ridge)
+        if not self.intercept:
+            return slope, None
+        drift_x, drift_y = place(torch.zeros_like(self.mean), footprint, self.mean).unsqueeze(2)
+        level = self.total.div(self.count.unsqueeze(1))
+        level = level.addcmul(drift_x, slope[0], value=-1).addcmul(drift_y, slope[1], value=-1)
+        return slope, level.mul(1 - self.shrinkage.unsqueeze(1))
+
+
+def solve_slope(second: Tensor, cross: Tensor, footprint: Tensor, ridge: float) -> Tensor:
     """The slopes ``A_uv = (L Q L' + eps I)^-1 L q``.
 
     Since ``adj(L Q L') L = det(L) adj(L)' adj(Q)``, the inverse needs no difference of large numbers but ``det(Q)``,
     which is never negative; the ridge keeps the determinant ``det(L)^2 det(Q) + eps tr(L Q L') + eps^2`` above 0.
 
     Args:
-        second_moment: ``Q``, ``(2, 2, B, h, w)``.
-        cross_moment: ``q``, ``(2, B, C, h, w)``.
+        second: ``Q``, ``(2, 2, B, h, w)``.
+        cross: ``q``, ``(2, B, C, h, w)``.
         footprint: ``L``, ``(2, 2, B, h, w)``, in source pixels.
         ridge: ``eps``.
 
@@ -45,12 +88,13 @@ def solve_slope(second_moment: Tensor, cross_moment: Tensor, footprint: Tensor, 
         The slopes along x and y, ``(2, B, C, h, w)``, in intensity per source pixel.
     """
     (l11, _), (l21, l22) = footprint
-    (qxx, qxy), (_, qyy) = second_moment
+    (second_xx, second_xy), (_, second_yy) = second
     area = l11 * l22
-    trace = (l11.square() + l21.square()) * qxx + 2 * l21 * l22 * qxy + l22.square() * qyy
-    determinant = area.square() * (qxx * qyy - qxy.square()).clamp_min(0) + ridge * (trace.clamp_min(0) + ridge)
-    area, damping = area / determinant, ridge / determinant
-    column_x = torch.stack((area * (l22 * qyy + l21 * qxy) + damping * l11, damping * l21 - area * l11 * qxy))
-    column_y = torch.stack((-area * (l22 * qxy + l21 * qxx), damping * l22 + area * l11 * qxx))
-    cross_x, cross_y = cross_moment
-    return (column_x.unsqueeze(2) * cross_x).addcmul(column_y.unsqueeze(2), cross_y)
+    trace = (l11.square() + l21.square()) * second_xx + 2 * l21 * l22 * second_xy + l22.square() * second_yy
+    determinant = area.square() * (second_xx * second_yy - second_xy.square()).clamp_min(0)
+    determinant = determinant + ridge * (trace.clamp_min(0) + ridge)
+    scaled, damping = area / determinant, ridge / determinant
+    xx, yx = scaled * (l22 * second_yy + l21 * second_xy) + damping * l11, damping * l21 - scaled * l11 * second_xy
+    xy, yy = -scaled * (l22 * second_xy + l21 * second_xx), damping * l22 + scaled * l11 * second_xx
+    cross_x, cross_y = cross
+    return (torch.stack((xx, yx)).unsqueeze(2) * cross_x).addcmul(torch.stack((xy, yy)).unsqueeze(2), cross_y)

@@ -10,19 +10,23 @@ from numbers import Real
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import repeat
+from torch import Tensor, nn
 
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import check_noise, check_same_device, check_sampling, check_size, check_tensor
-from lms_geometry.config import LinearizedSampling
+from lms_geometry.config import LinearizedSampling, Reading
+from lms_geometry.coordinates import to_grid
+from lms_geometry.differentiation import carries_gradient
 from lms_geometry.noise import draw_noise
-from lms_geometry.sampling import carries_gradient, grid_sample_linearized
+from lms_geometry.sampling import sample
 
-# Source pixels. A box edge farther outside the image is moved here: the points of a bin are as many as its pixels.
-_FAR_OUTSIDE = 1e4
+# The farthest that a box edge may lie outside the image, in source pixels; one farther away is moved to this distance.
+# A bin has as many points as pixels, so an unbounded box would take unbounded memory.
+_FARTHEST_EDGE = 1e4
 
-# Numbers in the largest tensor with channels of a chunk of boxes: 64 MiB in float32. Much smaller ones are kept on
-# malloc's heap and fragment it: with a quarter of this, 512 boxes held 4 GiB instead of 1.
+# The most numbers in a tensor of features of one chunk of boxes, 64 MiB in float32. Smaller tensors would be kept on
+# malloc's heap and fragment it: with a quarter of this number, 512 boxes held 4 GiB instead of 1.
 _CHUNK = 2**24
 
 
@@ -97,7 +101,7 @@ def roi_align_linearized(
         >>> pooled.shape, torch.autograd.grad(pooled.sum(), boxes)[0].shape
         (torch.Size([2, 3, 5, 7]), torch.Size([2, 5]))
     """
-    sampling = LinearizedSampling() if sampling is None else sampling
+    sampling = check_sampling(sampling)
     bins = check_size("output_size", (output_size, output_size) if isinstance(output_size, int) else output_size)
     rois = _rois(input, boxes)
     _check(input, rois, bins, spatial_scale, sampling_ratio, sampling, noise)
@@ -126,13 +130,77 @@ def roi_align_linearized(
     return torch.cat(parts).index_select(0, torch.cat(order).argsort())
 
 
+class LinearizedRoIAlign(nn.Module):
+    """Module form of :func:`roi_align_linearized`, with the arguments of :class:`torchvision.ops.RoIAlign`.
+
+    Convention:
+        - as :func:`roi_align_linearized`
+
+    Args:
+        output_size: bins of a box, ``(height, width)`` or one number for both.
+        spatial_scale: pixels of the image per unit of the boxes.
+        sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
+        aligned: whether pixels have their centres at halves instead of integers.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> align = LinearizedRoIAlign((5, 7), spatial_scale=0.25, sampling_ratio=2, aligned=True)
+        >>> align(torch.rand(1, 3, 20, 30), [torch.tensor([[16.0, 8.0, 72.0, 64.0]])]).shape
+        torch.Size([1, 3, 5, 7])
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+
+    def forward(
+        self,
+        input: Tensor,
+        rois: Tensor | Sequence[Tensor],
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Pool ``rois`` of ``input`` :math:`(N, C, H, W)`, as :func:`roi_align_linearized`."""
+        return roi_align_linearized(
+            input,
+            rois,
+            self.output_size,
+            self.spatial_scale,
+            self.sampling_ratio,
+            self.aligned,
+            sampling=self.sampling,
+            noise=noise,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, sampling={self.sampling}"
+        )
+
+
 def _bins(
     corners: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool, input: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where boxes ``(R, 4)`` start and how large their bins are, (x, y) in pixels of the input: twice ``(R, 2)``."""
     size = corners.new_tensor((input.shape[-1], input.shape[-2])).repeat(2)
     corners = corners * spatial_scale - (0.5 if aligned else 0.0)
-    corners = corners.nan_to_num(torch.inf).clamp(torch.full_like(size, -_FAR_OUTSIDE), size + _FAR_OUTSIDE)
+    corners = corners.nan_to_num(torch.inf).clamp(torch.full_like(size, -_FARTHEST_EDGE), size + _FARTHEST_EDGE)
     start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
     return start, (extent if aligned else extent.clamp_min(1)) / extent.new_tensor(bins[::-1])
 
@@ -178,12 +246,10 @@ def _linearize(
     (h, w), (height, width) = bins, surrounded.shape[-2:]
     columns, rows = (torch.arange(n, device=start.device, dtype=start.dtype) + 0.5 for n in (w, h))
     x, y = start[:, :1] + columns * bin_size[:, :1], start[:, 1:] + rows * bin_size[:, 1:]
-    x, y = 2 * (x + 1) / (width - 1) - 1, 2 * (y + 1) / (height - 1) - 1
-    grid = torch.stack((x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)), -1)
+    x, y = to_grid(x + 1, width, align_corners=True), to_grid(y + 1, height, align_corners=True)
+    grid = torch.stack((repeat(x, "r w -> r h w", h=h), repeat(y, "r h -> r h w", w=w)), -1)
     jacobian = torch.diag_embed(bin_size)[:, None, None]
-    return grid_sample_linearized(
-        surrounded, grid, align_corners=True, sampling=sampling, jacobian=jacobian, noise=noise
-    )
+    return sample(surrounded, grid, Reading("bilinear", "zeros", align_corners=True), sampling, jacobian, noise)
 
 
 def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
@@ -214,14 +280,13 @@ def _check(
     sampling: LinearizedSampling,
     noise: Tensor | None,
 ) -> None:
-    check_sampling(sampling)
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")
     if not isinstance(spatial_scale, Real) or not spatial_scale > 0:
         raise ValueError(f"spatial_scale must be a number above 0, got {spatial_scale!r}")
     if not isinstance(sampling_ratio, int):
         raise TypeError(f"sampling_ratio must be an int, got {sampling_ratio!r}")
-    strangers = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
-    if strangers:
-        raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {strangers[0]}")
-    check_noise(noise, sampling, len(rois), bins, input)
+    bad_indices = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
+    if bad_indices:
+        raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {bad_indices[0]}")
+    check_noise(noise, sampling, len(rois), bins, "input", input)

@@ -1,19 +1,15 @@
-"""The linearized sampler, the one operation of the library, and how it is differentiated (equation 2)."""
+"""The linearized sampler: the one operation of the library (equation 2)."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, maybe_current_level, maybe_get_level
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
-from torch.autograd import forward_ad
+from torch import Tensor, nn
 
 from lms_geometry.autocast import is_autocast
-from lms_geometry.backends.eager import usable_points
-from lms_geometry.backends.operator import linearized_sample
+from lms_geometry.backends import operator
 from lms_geometry.checks import (
     MODES,
     PADDING_MODES,
     check_choice,
+    check_image,
     check_noise,
     check_same_batch,
     check_same_device,
@@ -21,9 +17,10 @@ from lms_geometry.checks import (
     check_sampling,
     check_tensor,
 )
-from lms_geometry.config import LinearizedSampling
+from lms_geometry.config import LinearizedSampling, Reading
+from lms_geometry.differentiation import carries_gradient, linearized_sample, read_centre
+from lms_geometry.footprint import Placement
 from lms_geometry.noise import draw_independent
-from lms_geometry.reading import read
 
 
 def grid_sample_linearized(
@@ -92,62 +89,186 @@ def grid_sample_linearized(
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
         torch.Size([2, 3, 5, 6])
     """
-    sampling = LinearizedSampling() if sampling is None else sampling
-    _check(input, grid, mode, padding_mode, sampling, jacobian, noise)
-    align_corners = bool(align_corners)
+    sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
+    _check(input, grid, reading, sampling, jacobian, noise)
     dtype = _result_dtype(input, grid)
-    working = torch.promote_types(dtype, torch.float32)
-    batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
-    input, grid = input.to(dtype).expand(batch, -1, -1, -1), grid.to(working).expand(batch, -1, -1, -1)
+    grid = grid.to(torch.promote_types(dtype, torch.float32))
+    return sample(input.to(dtype), grid, reading, sampling, jacobian, noise, generator)
 
-    # While it is traced with gradients on, a graph cannot tell what will be asked of it.
+
+def grid_sample_value_and_slope(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+    *,
+    sampling: LinearizedSampling | None = None,
+    jacobian: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample an image at a grid of points, and return the slope of the fitted plane beside the value.
+
+    For your own Gauss-Newton or Lucas-Kanade: the slope is the derivative of every value with respect to its point
+    (:math:`A_{uv}` of equation 2), the number that :func:`grid_sample_linearized` hands to autograd. Neither result has
+    an autograd history.
+
+    Convention:
+        - as :func:`grid_sample_linearized`; the slope is in intensity per **unit of the grid**, half the image's width
+          or height (with ``align_corners=True`` half of the distance between the outermost texel centres)
+
+    Args:
+        input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
+        grid: where to sample, shape :math:`(B, h, w, 2)`. Either batch may be 1 and is then shared.
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: meaning of -1 and 1; ``None`` means ``False``.
+        sampling: settings of the method; the paper's if ``None``.
+        jacobian: source pixels per output pixel, as for :func:`grid_sample_linearized`.
+        noise: draws of :func:`draw_noise` for this output size; drawn here if ``None``.
+        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+
+    Returns:
+        The sampled image, shape :math:`(B, C, h, w)`, in the dtype that :func:`grid_sample_linearized` returns; and its
+        slopes along x and y, shape :math:`(B, C, h, w, 2)`, in the same dtype or, for half precision, in float32. A
+        slope is 0 along a coordinate that is NaN, infinite or far outside.
+
+    Raises:
+        TypeError: if an argument has the wrong type or dtype.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+
+    Example:
+        Lucas and Kanade's search for a translation, of an image with itself moved:
+
+        >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
+        >>> image = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
+        >>> grid = F.affine_grid(torch.eye(2, 3)[None], (1, 1, 20, 25), align_corners=False)
+        >>> target = F.grid_sample(image, grid + torch.tensor([0.2, -0.1]), align_corners=False)
+        >>> shift, sampling = torch.zeros(2), LinearizedSampling(intercept=False, mask_out_of_bounds=False)
+        >>> for _ in range(20):
+        ...     value, slope = grid_sample_value_and_slope(image, grid + shift, sampling=sampling)
+        ...     J, residual = slope.reshape(-1, 2), (value - target).reshape(-1)
+        ...     shift = shift - torch.linalg.solve(J.T @ J, J.T @ residual)
+        >>> bool((shift - torch.tensor([0.2, -0.1])).abs().max() < 0.01)
+        True
+    """
+    sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
+    _check(input, grid, reading, sampling, jacobian, noise)
+    dtype = _result_dtype(input, grid)
+    grid = grid.detach().to(torch.promote_types(dtype, torch.float32))
+    input, grid = _one_batch(input.detach().to(dtype), grid)
+    placement = _placement(grid, sampling, jacobian, noise, generator)
+    return operator.linearized_sample(input, grid, placement, sampling, reading)
+
+
+class LinearizedGridSample(nn.Module):
+    """Module form of :func:`grid_sample_linearized`.
+
+    Convention:
+        - as :func:`grid_sample_linearized`
+
+    Args:
+        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
+        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
+        align_corners: meaning of -1 and 1; ``None`` means ``False``.
+        sampling: settings of the method; the paper's if ``None``.
+
+    Example:
+        >>> sample = LinearizedGridSample(sampling=LinearizedSampling(mask_out_of_bounds=False))
+        >>> sample(torch.rand(2, 3, 20, 30), torch.zeros(2, 5, 6, 2)).shape
+        torch.Size([2, 3, 5, 6])
+    """
+
+    def __init__(
+        self,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+        align_corners: bool | None = None,
+        *,
+        sampling: LinearizedSampling | None = None,
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        self.padding_mode = padding_mode
+        self.align_corners = align_corners
+        self.sampling = LinearizedSampling() if sampling is None else sampling
+
+    def forward(
+        self,
+        input: Tensor,
+        grid: Tensor,
+        *,
+        jacobian: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample ``input`` :math:`(B, C, H, W)` at ``grid`` :math:`(B, h, w, 2)`, as :func:`grid_sample_linearized`."""
+        return grid_sample_linearized(
+            input,
+            grid,
+            self.mode,
+            self.padding_mode,
+            self.align_corners,
+            sampling=self.sampling,
+            jacobian=jacobian,
+            noise=noise,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings for ``repr``."""
+        return (
+            f"mode={self.mode!r}, padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
+            f"sampling={self.sampling}"
+        )
+
+
+def sample(
+    input: Tensor,
+    grid: Tensor,
+    reading: Reading,
+    sampling: LinearizedSampling,
+    jacobian: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The work of :func:`grid_sample_linearized`, for arguments that are checked.
+
+    ``grid`` is in float32 or float64, ``input`` in the same dtype or, beside float32, in half precision. The result is
+    in the dtype of ``input``.
+    """
+    input, grid = _one_batch(input, grid)
+    # While a graph is traced with gradients on, it does not tell which derivatives it will be asked for.
     open_graph = torch.compiler.is_compiling() and torch.is_grad_enabled()
     if not sampling.intercept and not (open_graph or carries_gradient(grid)):
-        return _read(input, usable_points(grid.detach()), mode, padding_mode, align_corners).to(dtype)
-    whiten = noise is None and sampling.pattern == "whitened"  # by the backend, which is quicker at it
-    if noise is None:
-        size = grid.shape[1], grid.shape[2]
-        noise = draw_independent(sampling.num_samples, size, generator, input.device, working)
-    jacobian = None if jacobian is None else jacobian.detach().to(working)
-    rest = jacobian, noise.detach().to(working), whiten, sampling, mode, padding_mode, align_corners
-    if not _is_transformed(input, grid):
-        return linearized_sample(input, grid, *rest)[0].to(dtype)
-    points = usable_points(grid)
-    value, slope = linearized_sample(input.detach(), grid.detach(), *rest)
-    centre = _read(input, points.detach(), mode, padding_mode, align_corners)
-    shift = (points - points.detach()).unsqueeze(1)
-    return (value + (centre - centre.detach()) + (slope * shift).sum(-1)).to(dtype)
+        return read_centre(input, grid, reading)
+    placement = _placement(grid, sampling, jacobian, noise, generator)
+    return linearized_sample(input, grid, placement, sampling, reading)[0]
 
 
-def _read(input: Tensor, points: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """``F.grid_sample`` in the points' dtype, with forward mode where that may be asked for."""
-    input = input.to(points.dtype)
-    plain = torch.compiler.is_compiling() or not _is_transformed(input, points)
-    return (F.grid_sample if plain else read)(input, points, mode, padding_mode, align_corners)
+def _one_batch(input: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """The two with one batch size."""
+    if input.shape[0] == grid.shape[0]:
+        return input, grid
+    batch = input.shape[0] if grid.shape[0] == 1 else grid.shape[0]
+    return input.expand(batch, -1, -1, -1), grid.expand(batch, -1, -1, -1)
 
 
-def carries_gradient(tensor: Tensor) -> bool:
-    """Whether a derivative for a tensor may be asked for, in reverse or forward mode, also through ``torch.func``."""
-    if torch.compiler.is_compiling():
-        transformed = torch._C._are_functorch_transforms_active()
-        return transformed or (torch.is_grad_enabled() and tensor.requires_grad)
-    if torch.is_grad_enabled() and tensor.requires_grad:
-        return True
-    if not is_batchedtensor(tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
-        return True
-    if not torch._C._are_functorch_transforms_active():
-        return False
-    if maybe_get_level(tensor) == maybe_current_level():
-        tensor = get_unwrapped(tensor)
-    with temporarily_pop_interpreter_stack():  # what the transform around this one made of the tensor
-        return carries_gradient(tensor)
-
-
-def _is_transformed(input: Tensor, grid: Tensor) -> bool:
-    """Whether more than the operator's own reverse mode may be asked for: forward mode, torch.func or a compiler."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in (input, grid))
+def _placement(
+    grid: Tensor,
+    sampling: LinearizedSampling,
+    jacobian: Tensor | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+) -> Placement:
+    """Where the samples fall, in the grid's dtype. Draws made here are whitened by the backend, which is quicker."""
+    jacobian = None if jacobian is None else jacobian.detach().to(grid.dtype)
+    if noise is not None:
+        return Placement(noise.detach().to(grid.dtype), jacobian)
+    size = grid.shape[1], grid.shape[2]
+    noise = draw_independent(sampling.num_samples, size, generator, grid.device, grid.dtype)
+    return Placement(noise, jacobian, whiten=sampling.pattern == "whitened")
 
 
 def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:
@@ -161,23 +282,19 @@ def _result_dtype(input: Tensor, grid: Tensor) -> torch.dtype:
 def _check(
     input: Tensor,
     grid: Tensor,
-    mode: str,
-    padding_mode: str,
+    reading: Reading,
     sampling: LinearizedSampling,
     jacobian: Tensor | None,
     noise: Tensor | None,
 ) -> None:
-    check_sampling(sampling)
-    check_tensor("input", input, ("B", "C", "H", "W"))
+    check_image("input", input)
     check_tensor("grid", grid, ("B", "h", "w", 2))
     check_same_device("grid", grid, "input", input)
     if grid.dtype != torch.float32 or input.dtype not in (torch.float16, torch.bfloat16):
         check_same_dtype("grid", grid, "input", input)
     check_same_batch("grid", grid, "input", input)
-    check_choice("mode", mode, MODES)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    if min(input.shape[1:]) == 0:
-        raise ValueError(f"input must have at least one channel and one texel, got {tuple(input.shape)}")
+    check_choice("mode", reading.mode, MODES)
+    check_choice("padding_mode", reading.padding_mode, PADDING_MODES)
     batch, height, width = input.shape[0] if grid.shape[0] == 1 else grid.shape[0], grid.shape[1], grid.shape[2]
     if jacobian is not None:
         check_tensor("jacobian", jacobian, ("B", "h", "w", 2, 2))
@@ -188,4 +305,4 @@ def _check(
                 f"jacobian must have shape ({batch}, {height}, {width}, 2, 2), or 1 for its first three lengths, "
                 f"got {tuple(jacobian.shape)}"
             )
-    check_noise(noise, sampling, batch, (height, width), input)
+    check_noise(noise, sampling, batch, (height, width), "input", input)

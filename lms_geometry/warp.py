@@ -1,7 +1,9 @@
-"""Warps by a matrix or a map.
+"""Warps by a matrix of pixels or by a map.
 
 The names, parameters and conventions are those of ``kornia.geometry``.
 """
+
+from collections.abc import Sequence
 
 import torch
 from kornia.geometry.conversions import (
@@ -13,16 +15,22 @@ from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import (
+    MODES,
     PADDING_MODES,
     check_choice,
+    check_image,
+    check_noise,
     check_same_batch,
     check_same_device,
+    check_sampling,
     check_size,
     check_tensor,
 )
-from lms_geometry.config import LinearizedSampling
-from lms_geometry.projection import inverse, pixel_normalisation, project, unit_scale
-from lms_geometry.sampling import grid_sample_linearized
+from lms_geometry.config import LinearizedSampling, Reading
+from lms_geometry.projection import inverse, project, unit_scale
+from lms_geometry.sampling import sample
+
+_FILLED = (*PADDING_MODES, "fill")
 
 
 def warp_affine_linearized(
@@ -81,7 +89,9 @@ def warp_affine_linearized(
         (torch.Size([1, 3, 5, 7]), torch.Size([1, 2, 3]))
     """
     check_tensor("M", M, ("B", 2, 3))
-    return _warp_pixels(src, M, dsize, mode, padding_mode, align_corners, fill_value, sampling, noise, generator)
+    reading = Reading(mode, padding_mode, align_corners)
+    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise)
+    return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
 def warp_perspective_linearized(
@@ -142,88 +152,9 @@ def warp_perspective_linearized(
         torch.Size([1, 3, 5, 7])
     """
     check_tensor("M", M, ("B", 3, 3))
-    return _warp_pixels(src, M, dsize, mode, padding_mode, align_corners, fill_value, sampling, noise, generator)
-
-
-def homography_warp_linearized(
-    patch_src: Tensor,
-    src_homo_dst: Tensor,
-    dsize: tuple[int, int],
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool = False,
-    normalized_coordinates: bool = True,
-    normalized_homography: bool = True,
-    *,
-    sampling: LinearizedSampling | None = None,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    r"""Warp an image by a homography from destination to source, with the linearized gradient for it.
-
-    Stands for :func:`kornia.geometry.homography_warp`; sampled by :func:`grid_sample_linearized` with the exact
-    Jacobian at every pixel.
-
-    Convention:
-        - ``patch_src`` is :math:`(B, C, H, W)`, ``dsize`` is ``(height, width)``
-        - ``src_homo_dst`` maps **destination to source**, in **normalised** coordinates of either image; in pixels with
-          ``normalized_coordinates=False``
-        - with ``normalized_homography=False`` it maps source to destination in pixels, as in
-          :func:`warp_perspective_linearized`
-        - ``align_corners`` says what -1 and 1 are, as in :func:`grid_sample_linearized`
-        - a non-finite matrix puts every pixel outside the image, with gradient 0; so does a horizon (depth 0) with
-          the pixels on it
-
-    Args:
-        patch_src: the image, shape :math:`(B, C, H, W)`.
-        src_homo_dst: homographies, shape :math:`(B, 3, 3)`. Either batch may be 1 and is then shared.
-        dsize: size of the output, ``(height, width)``.
-        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
-        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
-        align_corners: see above.
-        normalized_coordinates: see above.
-        normalized_homography: see above.
-        sampling: settings of the method; the paper's if ``None``.
-        noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
-        generator: source of randomness when ``noise`` is ``None``.
-
-    Returns:
-        The warped image, shape :math:`(B, C, h, w)`, in ``patch_src``'s dtype.
-
-    Raises:
-        TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
-
-    Example:
-        >>> image = torch.rand(1, 3, 20, 30)
-        >>> homography_warp_linearized(image, torch.eye(3)[None], (5, 7)).shape
-        torch.Size([1, 3, 5, 7])
-    """
-    check_tensor("src_homo_dst", src_homo_dst, ("B", 3, 3))
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    if not normalized_homography:
-        return warp_perspective_linearized(
-            patch_src,
-            src_homo_dst,
-            dsize,
-            mode,
-            padding_mode,
-            align_corners,
-            sampling=sampling,
-            noise=noise,
-            generator=generator,
-        )
-    dsize = check_size("dsize", dsize)
-    _check_pair("patch_src", patch_src, "src_homo_dst", src_homo_dst)
-    size = patch_src.shape[-2], patch_src.shape[-1]
-    with no_autocast(patch_src.device):
-        matrix = src_homo_dst.to(torch.promote_types(src_homo_dst.dtype, torch.float32))
-        finite = matrix.detach().isfinite().all(-1).all(-1)[:, None, None]
-        matrix = torch.where(finite, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
-        if not normalized_coordinates:
-            matrix = pixel_normalisation(size, align_corners, matrix) @ matrix
-        grid, jacobian = project(unit_scale(matrix), finite, dsize, size, align_corners, normalized_coordinates)
-    return _sample(patch_src, grid, mode, padding_mode, align_corners, jacobian, sampling, noise, generator)
+    reading = Reading(mode, padding_mode, align_corners)
+    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise)
+    return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
 def remap_linearized(
@@ -281,73 +212,86 @@ def remap_linearized(
     """
     check_tensor("map_x", map_x, ("B", "h", "w"))
     check_tensor("map_y", map_y, ("B", *map_x.shape[1:]))
-    for name, coordinate in (("map_x", map_x), ("map_y", map_y)):
-        _check_pair("image", image, name, coordinate)
     check_same_batch("map_y", map_y, "map_x", map_x)
+    reading, size = Reading(mode, padding_mode, bool(align_corners)), (map_x.shape[1], map_x.shape[2])
     maps = torch.broadcast_tensors(map_x, map_y)
+    check_warp("image", image, "map_y", maps[1], size, reading, PADDING_MODES, sampling, noise)
+    _, sampling = check_warp("image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise)
     grid = torch.stack(maps, -1).to(torch.promote_types(map_x.dtype, torch.float32))
     if not normalized_coordinates:
         grid = normalize_pixel_coordinates(grid, *image.shape[-2:])
-    return _sample(image, grid, mode, padding_mode, bool(align_corners), None, sampling, noise, generator)
+    return sample_at(image, grid, None, reading, sampling, noise, generator)
 
 
-def _warp_pixels(
+def check_warp(
+    image_name: str,
+    image: Tensor,
+    other_name: str,
+    other: Tensor,
+    dsize: tuple[int, int],
+    reading: Reading,
+    padding_modes: Sequence[str],
+    sampling: LinearizedSampling | None,
+    noise: Tensor | None,
+) -> tuple[tuple[int, int], LinearizedSampling]:
+    """Check what all warps have in common, and return the size of the output and the settings of the method."""
+    dsize, sampling = check_size("dsize", dsize), check_sampling(sampling)
+    check_image(image_name, image)
+    check_same_device(other_name, other, image_name, image)
+    check_same_batch(other_name, other, image_name, image)
+    check_choice("mode", reading.mode, MODES)
+    check_choice("padding_mode", reading.padding_mode, padding_modes)
+    batch = image.shape[0] if other.shape[0] == 1 else other.shape[0]
+    check_noise(noise, sampling, batch, dsize, image_name, image)
+    return dsize, sampling
+
+
+def warp_pixels(
     src: Tensor,
     M: Tensor,
     dsize: tuple[int, int],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+    reading: Reading,
     fill_value: Tensor | None,
-    sampling: LinearizedSampling | None,
+    sampling: LinearizedSampling,
     noise: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Warp by a source-to-destination pixel matrix, affine ``(B, 2, 3)`` or projective ``(B, 3, 3)``."""
-    dsize = check_size("dsize", dsize)
-    _check_pair("src", src, "M", M)
-    check_choice("padding_mode", padding_mode, (*PADDING_MODES, "fill"))
-    size = src.shape[-2], src.shape[-1]
-    affine = M.shape[-2] == 2
+    """Warp by a source-to-destination pixel matrix, affine ``(B, 2, 3)`` or projective ``(B, 3, 3)``.
+
+    The arguments are checked, all but ``fill_value``.
+    """
+    size, affine = (src.shape[-2], src.shape[-1]), M.shape[-2] == 2
     with no_autocast(src.device):
         matrix = M.to(torch.promote_types(M.dtype, torch.float32))
         matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
-        matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), align_corners)
+        matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), reading.align_corners)
         src_from_dst, regular = inverse(matrix)
-        grid, jacobian = project(src_from_dst, regular, dsize, size, align_corners, affine=affine)
-    if padding_mode != "fill":
-        return _sample(src, grid, mode, padding_mode, align_corners, jacobian, sampling, noise, generator)
-    # An image of ones beside the source says, at every output pixel, how much of it is image and how much is fill.
+        grid, jacobian = project(src_from_dst, regular, dsize, size, reading.align_corners, affine=affine)
+    if reading.padding_mode != "fill":
+        return sample_at(src, grid, jacobian, reading, sampling, noise, generator)
+    # A channel of ones beside the image says, at every output pixel, how much of it is image and how much is fill.
     src = torch.cat((src, torch.ones_like(src[:, :1])), 1)
-    out = _sample(src, grid, mode, "zeros", align_corners, jacobian, sampling, noise, generator)
+    out = sample_at(src, grid, jacobian, reading._replace(padding_mode="zeros"), sampling, noise, generator)
     out, coverage = out[:, :-1], out[:, -1:]
     return out if fill_value is None else out + (1 - coverage) * _fill_of(fill_value, out)
 
 
-def _sample(
+def sample_at(
     src: Tensor,
     grid: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
     jacobian: Tensor | None,
-    sampling: LinearizedSampling | None,
+    reading: Reading,
+    sampling: LinearizedSampling,
     noise: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Sample in the wider dtype of image and grid: half precision cannot tell the pixels of a large image apart."""
+    """Sample in the wider dtype of image and grid, and return the image's own.
+
+    The grid is in float32 or float64, since half precision cannot tell the pixels of a large image apart.
+    """
     working = torch.promote_types(src.dtype, grid.dtype)
-    return grid_sample_linearized(
-        src if working == torch.float32 else src.to(working),
-        grid.to(working),
-        mode,
-        padding_mode,
-        align_corners,
-        sampling=sampling,
-        jacobian=jacobian,
-        noise=noise,
-        generator=generator,
-    ).to(src.dtype)
+    image = src if working == torch.float32 else src.to(working)
+    return sample(image, grid.to(working), reading, sampling, jacobian, noise, generator).to(src.dtype)
 
 
 def _fill_of(fill_value: Tensor, out: Tensor) -> Tensor:
@@ -364,9 +308,3 @@ def _fill_of(fill_value: Tensor, out: Tensor) -> Tensor:
             f"got {tuple(fill_value.shape)}"
         )
     return fill.to(out)
-
-
-def _check_pair(image_name: str, image: Tensor, other_name: str, other: Tensor) -> None:
-    check_tensor(image_name, image, ("B", "C", "H", "W"))
-    check_same_device(other_name, other, image_name, image)
-    check_same_batch(other_name, other, image_name, image)

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from lms_geometry import LinearizedSampling, backends
-from lms_geometry.backends import operator
+from lms_geometry.config import Reading
+from lms_geometry.differentiation import linearized_sample
+from lms_geometry.footprint import Placement
 
 PAPER = LinearizedSampling()
 WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
@@ -56,10 +58,19 @@ def run(backend, arguments, weight):
     """Value, slope, and the gradients for image and grid."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(backends.VARIABLE, backend)
-        image, grid, *rest = arguments
+        image, grid, *settings = _grouped(*arguments)
         image, grid = (t.detach().requires_grad_() for t in (image, grid))
-        value, slope = operator.linearized_sample(image, grid, *rest)
+        value, slope = linearized_sample(image, grid, *settings)
         return value.detach(), slope, *torch.autograd.grad(value, (image, grid), weight)
+
+
+def sample(backend, *arguments):
+    """Value and slope by a backend's own function."""
+    return backend.sample(*_grouped(*arguments))
+
+
+def _grouped(image, grid, jacobian, noise, whiten, sampling, mode, padding_mode, align_corners):
+    return image, grid, Placement(noise, jacobian, whiten), sampling, Reading(mode, padding_mode, align_corners)
 
 
 def doubled(arguments):

@@ -21,6 +21,7 @@ from backend_cases import (
     image_and_grid,
     many,
     run,
+    sample,
     sizes,
 )
 from hypothesis import given
@@ -31,7 +32,9 @@ from lms_geometry.backends import cpu, eager
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
-needs_cpu = pytest.mark.skipif(cpu.missing() is not None, reason=f"no cpu backend: {cpu.missing()}")
+needs_cpu = pytest.mark.skipif(
+    cpu.unavailable_reason() is not None, reason=f"no cpu backend: {cpu.unavailable_reason()}"
+)
 every_backend = pytest.mark.parametrize("name", ["eager", pytest.param("cpu", marks=needs_cpu)])
 
 
@@ -153,7 +156,7 @@ def test_without_intercept_cpu_reads_what_grid_sample_reads_whatever_the_samples
     image[:, :, :, 6:] = torch.inf
     grid = F.affine_grid(torch.eye(2, 3)[None] * 0.2, (1, 3, 5, 7), align_corners=False)
     sampling = replace(PAPER, intercept=False, sigma=3.0, jitter=3.0)
-    value, _ = cpu.sample(image, grid, None, draw_noise(sampling, (5, 7)), False, sampling, "bilinear", "zeros", False)
+    value, _ = sample(cpu, image, grid, None, draw_noise(sampling, (5, 7)), False, sampling, "bilinear", "zeros", False)
     torch.testing.assert_close(value, F.grid_sample(image, grid, align_corners=False))
 
 
@@ -199,10 +202,12 @@ FORK = """
 import os, torch
 from lms_geometry import LinearizedSampling, draw_noise
 from lms_geometry.backends import cpu
+from lms_geometry.config import Reading
+from lms_geometry.footprint import Placement
 torch.set_num_threads(2)
 sampling = LinearizedSampling()
 image, grid, noise = torch.rand(4, 3, 20, 21), 2 * torch.rand(4, 40, 41, 2) - 1, draw_noise(sampling, (40, 41))
-sample = lambda: cpu.sample(image, grid, None, noise, False, sampling, "bilinear", "zeros", False)
+sample = lambda: cpu.sample(image, grid, Placement(noise), sampling, Reading("bilinear", "zeros", False))
 before = sample()
 child = os.fork()
 if child == 0:
@@ -221,13 +226,10 @@ def test_cpu_works_in_a_child_after_a_fork_and_in_its_parent():
     assert subprocess.run([sys.executable, "-c", FORK], timeout=120, check=False).returncode == 0
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # opcheck reads it
 @every_backend
-@pytest.mark.parametrize("needed", [(False, False), (False, True), (True, True)])
-def test_the_operator_passes_opcheck(name, needed, monkeypatch):
+def test_the_operators_pass_opcheck(name, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, name)
     image, grid = image_and_grid(torch.Generator().manual_seed(0), (2, 3, 5, 7, 4, 6))
-    image, grid = (t.requires_grad_(n) for t, n in zip((image, grid), needed, strict=True))
     ops = torch.ops.lms_geometry
     for jacobian, noise in (
         (None, draw_noise(PAPER, (4, 6))),
@@ -237,7 +239,7 @@ def test_the_operator_passes_opcheck(name, needed, monkeypatch):
         torch.library.opcheck(ops.linearized_sample, arguments)
     gradient = torch.rand(2, 3, 4, 6)
     torch.library.opcheck(ops.grid_gradient, (gradient, torch.rand(2, 3, 4, 6, 2)))
-    torch.library.opcheck(ops.image_gradient, (gradient, image.detach(), grid.detach(), "bilinear", "zeros", False))
+    torch.library.opcheck(ops.image_gradient, (gradient, grid, 5, 7, "bilinear", "zeros", False))
 
 
 @every_backend
@@ -291,9 +293,39 @@ def test_vmap_takes_any_axis_of_any_argument(name, monkeypatch):
 def test_the_choice_is_automatic_and_may_be_forced(monkeypatch):
     image = torch.rand(1, 1, 5, 6)
     monkeypatch.delenv(backends.VARIABLE, raising=False)
-    assert backends.choose(image, "bilinear") is (eager if cpu.missing() else cpu)
+    assert backends.choose(image, "bilinear") is (eager if cpu.unavailable_reason() else cpu)
     monkeypatch.setenv(backends.VARIABLE, "eager")
     assert backends.choose(image, "bilinear") is eager
+
+
+@needs_cpu
+@pytest.mark.parametrize("size", [(4, 1), (1, 4), (1, 1)])
+def test_the_backend_of_the_grids_gradient_is_chosen_by_the_gradient_and_not_by_its_size(size, monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "cpu")
+    gradient, slope = torch.rand(2, 3, *size), torch.rand(2, 3, *size, 2)
+    assert backends.choose_for_gradient(gradient) is cpu
+    assert backends.choose_for_gradient(gradient.double()) is eager
+    torch.testing.assert_close(cpu.grid_gradient(gradient, slope), eager.grid_gradient(gradient, slope))
+
+
+@needs_cpu
+@pytest.mark.parametrize("name", ["sample_job_size", "gradient_job_size"])
+@pytest.mark.parametrize("stale", ["other size", "no size"])
+def test_a_library_built_from_other_sources_is_refused_with_the_way_out(name, stale, monkeypatch):
+    class Stale:
+        def __init__(self, path):
+            self.library = ctypes.PyDLL(path)
+
+        def __getattr__(self, symbol):
+            if symbol != name:
+                return getattr(self.library, symbol)
+            if stale == "no size":
+                raise AttributeError(symbol)
+            return lambda: getattr(self.library, symbol)() + 8
+
+    monkeypatch.setattr(ctypes, "CDLL", Stale)
+    with pytest.raises(ImportError, match=r"built from other sources .* `pip install --editable \.`"):
+        cpu._load()
 
 
 @needs_cpu
@@ -315,14 +347,14 @@ def test_a_backend_that_is_missing_or_unknown_is_an_error_that_says_what_to_do(m
     image, grid = torch.rand(1, 1, 5, 6), torch.zeros(1, 2, 3, 2)
     monkeypatch.setenv(backends.VARIABLE, "cpu")
     monkeypatch.setattr(cpu, "_library", None)
-    backends.missing.cache_clear()
+    backends.unavailable_reason.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"'cpu', but its C library was not built: install .* compiler.*; unset"):
             grid_sample_linearized(image, grid)
         monkeypatch.delenv(backends.VARIABLE)
         assert backends.choose(image, "bilinear") is eager
     finally:
-        backends.missing.cache_clear()
+        backends.unavailable_reason.cache_clear()
     monkeypatch.setenv(backends.VARIABLE, "gpu")
     with pytest.raises(
         ValueError, match=r"LMS_GEOMETRY_BACKEND must be one of .*'eager', 'cpu', 'triton'.*, got 'gpu'"
@@ -339,13 +371,13 @@ def test_a_library_that_does_not_load_is_a_backend_that_is_missing(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", Broken)
     monkeypatch.delitem(sys.modules, "lms_geometry.backends.cpu")
     monkeypatch.delenv(backends.VARIABLE, raising=False)
-    backends.missing.cache_clear()
+    backends.unavailable_reason.cache_clear()
     backends._load.cache_clear()
     try:
-        assert "cannot be loaded" in backends.missing("cpu")
+        assert "cannot be loaded" in backends.unavailable_reason("cpu")
         assert backends.choose(torch.rand(1, 1, 5, 6), "bilinear") is eager
     finally:
-        backends.missing.cache_clear()
+        backends.unavailable_reason.cache_clear()
         backends._load.cache_clear()
 
 

@@ -54,7 +54,7 @@ def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backen
     )
     speed.main()
     result = json.loads(out.read_text())
-    fused = [] if cpu.missing() else ["paper, cpu", "whitened, cpu"]
+    fused = [] if cpu.unavailable_reason() else ["paper, cpu", "whitened, cpu"]
     names = [
         "multi-scale (1, 5, 10)",
         *(f"supersampled {n} x {n}" for n in (2, 3, 4)),

@@ -15,6 +15,7 @@ PUBLIC = [
     "Stage",
     "draw_noise",
     "grid_sample_linearized",
+    "grid_sample_value_and_slope",
     "homography_warp_linearized",
     "register",
     "remap_linearized",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import linearized, pixels_of, points_of, value_and_slopes
 
-from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
+from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized, grid_sample_value_and_slope
 
 PAPER = LinearizedSampling()
 WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
@@ -90,6 +90,37 @@ def test_in_float64_the_oracle_is_met_to_the_last_digits(sampling):
     expected_value, expected_slope, _ = linearized(image, grid, jacobian, noise, sampling)
     torch.testing.assert_close(value, expected_value, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(slope, expected_slope, rtol=1e-7, atol=1e-9)
+
+
+@settings
+@both_corners
+def test_value_and_slope_equal_the_float64_oracle(sampling, align_corners):
+    image = torch.rand(2, 3, 13, 17, dtype=torch.float64)
+    grid = _affine_grid([[[0.9, 0.5, 0.3], [-0.4, 1.1, -0.2]]], 2, (5, 7), torch.float64)
+    jacobian, noise = torch.randn(2, 5, 7, 2, 2).double(), draw_noise(sampling, (5, 7), dtype=torch.float64)
+    value, slope = grid_sample_value_and_slope(
+        image, grid, align_corners=align_corners, sampling=sampling, jacobian=jacobian, noise=noise
+    )
+    expected_value, expected_slope, _ = linearized(image, grid, jacobian, noise, sampling, align_corners=align_corners)
+    units = torch.tensor([(n - 1) / 2 if align_corners else n / 2 for n in (17, 13)], dtype=torch.float64)
+    torch.testing.assert_close(value, expected_value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(slope, expected_slope * units, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_value_and_slope_have_no_history_and_are_what_autograd_sees(dtype):
+    image = torch.rand(1, 2, 9, 11).to(dtype).requires_grad_()
+    grid = (0.5 * torch.randn(3, 4, 5, 2)).requires_grad_()
+    generator = torch.Generator().manual_seed(3)
+    value, slope = grid_sample_value_and_slope(image, grid, padding_mode="border", generator=generator)
+    plain = grid_sample_linearized(image, grid, padding_mode="border", generator=generator.manual_seed(3))
+    assert not value.requires_grad
+    assert not slope.requires_grad
+    assert slope.dtype == torch.float32
+    assert torch.equal(value, plain)
+    for channel in range(2):
+        (gradient,) = torch.autograd.grad(plain[:, channel].float().sum(), grid, retain_graph=True)
+        torch.testing.assert_close(slope[:, channel], gradient)
 
 
 @given(seed=st.integers(0, 2**32 - 1), slope_x=st.floats(-2, 2), slope_y=st.floats(-2, 2))

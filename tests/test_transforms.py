@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 from itertools import product
 
 import pytest
@@ -274,6 +275,32 @@ def test_it_exports(name, image, noise):
 
     program = torch.export.export(Warp(), (image, parameters, noise))
     torch.testing.assert_close(program.module()(image, parameters, noise), warp(image, parameters, noise))
+
+
+@every_warp
+def test_an_exported_or_traced_program_keeps_its_gradients(name, image, noise):
+    warp, parameters = _case(name)
+
+    class Warp(torch.nn.Module):
+        def forward(self, image, parameters, noise):
+            return warp(image, parameters, noise)
+
+    inputs = image.requires_grad_(), parameters.requires_grad_(), noise
+    exported = torch.export.export(Warp(), inputs).module()
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and warns of every check
+        torch.jit.save(torch.jit.trace(warp, inputs, check_trace=False), buffer)
+        buffer.seek(0)
+        traced = torch.jit.load(buffer)
+    expected = _gradients(warp, *inputs)
+    for program in (exported, traced):
+        for got, plain in zip(_gradients(program, *inputs), expected, strict=True):
+            torch.testing.assert_close(got, plain, rtol=1e-4, atol=1e-4)
+    direction = torch.randn_like(parameters)
+    plain = jvp(lambda p: warp(image.detach(), p, noise), (parameters.detach(),), (direction,))
+    kept = jvp(lambda p: exported(image.detach(), p, noise), (parameters.detach(),), (direction,))
+    torch.testing.assert_close(kept, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_it_exports_for_any_size(image):

@@ -1,48 +1,59 @@
 """One job: read the samples around every point and fit. Every backend gives the same numbers.
 
-The choice is automatic: ``cpu`` for the CPU and ``triton`` for other devices, where they are there, and ``eager`` else,
-also for what those two cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to use instead. A backend
+The choice is automatic: ``cpu`` for the CPU and ``triton`` for other devices where they are available, and ``eager``
+for all that those two cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to use instead. A backend
 is a module with the functions of :mod:`lms_geometry.backends.eager`.
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 BACKENDS = ("eager", "cpu", "triton")
 VARIABLE = "LMS_GEOMETRY_BACKEND"
 
 
-def choose(input: Tensor, mode: str) -> ModuleType:
+def choose(image: Tensor, mode: str) -> ModuleType:
     """The backend that samples such an image.
 
     Raises:
         ValueError: if the environment variable names no backend.
-        RuntimeError: if it names one that is missing here.
+        RuntimeError: if it names one that is not available here.
     """
+    return _choose(image.device, lambda backend: backend.supports(image, mode))
+
+
+def choose_for_gradient(gradient: Tensor) -> ModuleType:
+    """The backend that turns such a gradient of the value into that of the grid. Raises as :func:`choose`."""
+    return _choose(gradient.device, lambda backend: backend.supports_gradient(gradient))
+
+
+@cache
+def unavailable_reason(name: str) -> str | None:
+    """Why a backend cannot be used here, or ``None`` if it can."""
+    try:
+        return _load(name).unavailable_reason()
+    except ImportError as error:
+        return f"it cannot be imported: {error}"
+
+
+def _choose(device: torch.device, supported: Callable[[ModuleType], bool]) -> ModuleType:
     forced = os.environ.get(VARIABLE)
     if forced:
         if forced not in BACKENDS:
             raise ValueError(f"{VARIABLE} must be one of {BACKENDS}, got {forced!r}")
-        reason = missing(forced)
+        reason = unavailable_reason(forced)
         if reason is not None:
             raise RuntimeError(f"{VARIABLE} asks for the backend {forced!r}, but {reason}; unset it to do without")
-    name = forced or ("cpu" if input.device.type == "cpu" else "triton")
-    if missing(name) is None and _load(name).supports(input, mode):
+    name = forced or ("cpu" if device.type == "cpu" else "triton")
+    if unavailable_reason(name) is None and supported(_load(name)):
         return _load(name)
     return _load("eager")
-
-
-@cache
-def missing(name: str) -> str | None:
-    """Why a backend cannot be used here, if it cannot."""
-    try:
-        return _load(name).missing()
-    except ImportError as error:
-        return f"it cannot be imported: {error}"
 
 
 @cache

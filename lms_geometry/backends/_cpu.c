@@ -1,6 +1,6 @@
-/* The fused CPU backend: what Python hands over (cpu.py mirrors the two jobs), and one copy of _cpu_kernel.h, which
- * holds the arithmetic, for every instruction set. Plain C with GNU vector types and no header of Python or torch:
- * Python loads the library with ctypes. */
+/* The fused CPU backend. This file has the two jobs that Python hands over, which cpu.py mirrors, and includes one copy
+ * of _cpu_kernel.h, which holds the arithmetic, for every instruction set. It is plain C with GNU vector types, without
+ * a header of Python or torch: Python loads the library with ctypes. */
 
 #include <float.h>
 #include <math.h>
@@ -8,21 +8,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ZEROS, BORDER, REFLECTION }; /* as PADDING_MODES of checks.py */
+enum { ZEROS, BORDER, REFLECTION }; /* in the order of PADDING_MODES in checks.py */
 
-/* Offsets count floats; an offset of 0 shares one entry. */
+/* Strides count floats. A stride of 0 means that all share one entry. */
 struct sample_job {
     const float *input;                                       /* (B, C, H, W), or (B, H, W, C) if channels_last */
     const float *grid;                                        /* (B, h, w, 2) */
     const float *jacobian;                                    /* (B, h, w, 2, 2); NULL: differences of the grid */
     const float *noise;                                       /* (B, K - 1, h, w, 2) */
     float *value, *slope;                                     /* (B, C, h, w) if intercept, (B, C, h, w, 2) */
-    int64_t next_input, next_grid, next_jacobian, next_noise; /* from image to image */
-    int64_t next_pixel;                                       /* of the Jacobian, from pixel to pixel */
+    int64_t input_stride, grid_stride, jacobian_stride, noise_stride; /* from image to image */
+    int64_t pixel_stride;                                       /* of the Jacobian, from pixel to pixel */
     int64_t batch, channels, height, width, out_height, out_width, samples;
     float sigma, jitter, ridge;
     int32_t to_whiten, intercept, mask, padding, align_corners, channels_last, threads;
-    int64_t taken;                                            /* items of work that threads have taken */
+    int64_t taken;                                            /* the items of work that threads have taken so far */
     int32_t out_of_memory;
 };
 
@@ -34,15 +34,13 @@ struct gradient_job {
 };
 
 enum {
-    BLOCK = 48,               /* output pixels that are worked on together */
-    TOGETHER = 4,             /* images that share what the noise of a block says */
-    LARGEST_PACKED = 1 << 14, /* texels of an image that is packed: those worked on together stay in the cache */
-    GRAIN = 4                 /* blocks that a thread takes at a time, where there are few images */
+    BLOCK = 48,               /* output pixels that are worked on at a time */
+    TOGETHER = 4,             /* images that share the moments of a block's noise */
+    LARGEST_PACKED = 1 << 14, /* most texels of an image to be packed: TOGETHER of them fit in the cache */
+    GRAIN = 4                 /* blocks that a thread takes at a time, if there are few images */
 };
 
-/* A point beyond, or no number, is moved here (backends/eager.py). Products of derivatives stay finite (footprint.py). */
-#define FAR_OUTSIDE 1e5f
-#define LARGEST_DERIVATIVE 1e4f
+/* FAR_OUTSIDE and LARGEST_DERIVATIVE come from limits.py: setup.py defines them on the compiler's command line. */
 
 typedef float float4 __attribute__((vector_size(16)));
 typedef double double2 __attribute__((vector_size(16)));
@@ -65,27 +63,27 @@ typedef int32_t int8 __attribute__((vector_size(32)));
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* What is known of a block of output pixels: of each, the source point, the reach and the fit ... */
+/* A block of output pixels: where they fall in the source, and how far they reach there. */
 struct pixels {
     float x[BLOCK], y[BLOCK];                 /* source pixels */
-    float unit_x[BLOCK], unit_y[BLOCK];       /* source pixels a grid unit, 0 where the point is no usable number */
-    float l11[BLOCK], l21[BLOCK], l22[BLOCK]; /* the footprint */
+    float unit_x[BLOCK], unit_y[BLOCK];       /* source pixels per grid unit; 0 for an unusable point */
+    float l11[BLOCK], l21[BLOCK], l22[BLOCK]; /* the footprint L */
 };
 
-/* ... of what the draws in the fit say by themselves ... */
+/* The sums of the fit that depend on the draws alone, by the names of least_squares.py. */
 struct moments {
-    float count[BLOCK], kept[BLOCK];          /* n and 1 - s */
-    float mean_x[BLOCK], mean_y[BLOCK];       /* m */
-    float xx[BLOCK], xy[BLOCK], yy[BLOCK];    /* Q */
-    float *x, *y;                             /* of every sample, by what q takes its difference */
+    float count[BLOCK], kept[BLOCK];                                /* n and 1 - s */
+    float mean_x[BLOCK], mean_y[BLOCK];                             /* m */
+    float second_xx[BLOCK], second_xy[BLOCK], second_yy[BLOCK];     /* Q */
+    float *cross_x, *cross_y;                                       /* the weight of each sample's difference in q */
 };
 
-/* ... and of every sample, the centre first. */
+/* The samples of a block, the centre first. */
 struct samples {
     float *noise_x, *noise_y, *inside;
-    int32_t *texel;                           /* the first of the four texels it reads */
-    float *tap;                               /* their bilinear weights, four a sample */
-    float *value, *slope_x, *slope_y;         /* its weights in the value and the slopes */
+    int32_t *texel;                           /* the first of the four texels that a sample reads */
+    float *tap;                               /* the bilinear weights of the four */
+    float *value, *slope_x, *slope_y;         /* the weights of a sample in the value and the slopes */
 };
 
 #define PRAGMA(text) _Pragma(#text)
@@ -113,7 +111,7 @@ END_TARGET
 #define NAME(x) x##_baseline
 #include "_cpu_kernel.h"
 
-/* The widest set of this machine. Python calls that set's `sample` and `gradient`. */
+/* The widest instruction set of this machine. Python calls `sample` and `gradient` of that set. */
 const char *instruction_set(void)
 {
 #if defined(__x86_64__)
@@ -125,4 +123,15 @@ const char *instruction_set(void)
         return "avx2";
 #endif
     return "baseline";
+}
+
+/* The sizes of the jobs, which Python compares with its own when it loads the library. */
+int32_t sample_job_size(void)
+{
+    return sizeof(struct sample_job);
+}
+
+int32_t gradient_job_size(void)
+{
+    return sizeof(struct gradient_job);
 }

@@ -4,24 +4,26 @@ The value and the slopes of an output pixel are linear in what its K samples rea
 pixels where the samples fall and with what weight each enters, all samples at once, and then reads channel after
 channel. Names are those of footprint.py, noise.py and least_squares.py.
 
-Tensors are ``[channels, samples, pixels]``. The centre is sample 0. What fills up a power of two has no weight; what
-fills up the last block of pixels repeats the last pixel, and is not stored.
+Tensors are ``[channels, samples, pixels]``, of which Triton wants each length to be a power of two. The centre is
+sample 0. Samples beyond K have no weight. Pixels beyond the last repeat the last, and are not stored.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-_FAR_OUTSIDE = tl.constexpr(1e5)  # eager.py
-_LARGEST_DERIVATIVE = tl.constexpr(1e4)  # footprint.py
+from lms_geometry import limits
+
+_FAR_OUTSIDE = tl.constexpr(limits.FAR_OUTSIDE)
+_LARGEST_DERIVATIVE = tl.constexpr(limits.LARGEST_DERIVATIVE)
 _LARGEST_FLOAT = tl.constexpr(torch.finfo(torch.float32).max)
 
 
 @triton.jit(do_not_specialize=["C", "H", "W", "h", "w", "group"])
 def sample(
     input, grid, jacobian, noise, value, slope,
-    next_image, next_channel, next_row, next_column,
-    next_grid, next_jacobian, next_jacobian_pixel, next_noise,
+    input_stride, channel_stride, row_stride, column_stride,
+    grid_stride, jacobian_stride, pixel_stride, noise_stride,
     C, H, W, h, w, group,
     sigma, jitter, ridge,
     K: tl.constexpr, WHITEN: tl.constexpr, INTERCEPT: tl.constexpr, MASK: tl.constexpr,
@@ -33,7 +35,7 @@ def sample(
     image, first, pixel = _block(pixels, PIXELS)
 
     # Where the samples fall: the footprint L around the centre (8, 9).
-    grid += 2 * (image * next_grid)
+    grid += 2 * (image * grid_stride)
     grid_x, grid_y = _pair(grid, pixel)
     half_x, half_y, shift = _half(W, ALIGN_CORNERS), _half(H, ALIGN_CORNERS), _shift(ALIGN_CORNERS)
     if jacobian is None:
@@ -41,7 +43,7 @@ def sample(
         xx, yx = _smaller_difference(grid, grid_x, grid_y, pixel, 1, column > 0, column < w - 1, half_x, half_y)
         xy, yy = _smaller_difference(grid, grid_x, grid_y, pixel, w, row > 0, row < h - 1, half_x, half_y)
     else:
-        at = 4 * (image * next_jacobian + pixel * next_jacobian_pixel)[:, None, None]
+        at = 4 * (image * jacobian_stride + pixel * pixel_stride)[:, None, None]
         by_column, by_row = tl.split(tl.load(jacobian + at + 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)))
         xx, yx = tl.split(by_column)
         xy, yy = tl.split(by_row)
@@ -49,12 +51,12 @@ def sample(
 
     sample = tl.arange(0, SAMPLES)[:, None]
     centre, drawn = sample == 0, (sample > 0) & (sample < K)
-    draw = noise + 2 * (image * next_noise + (sample - 1).to(tl.int64) * pixels + pixel)[:, :, None]
+    draw = noise + 2 * (image * noise_stride + (sample - 1).to(tl.int64) * pixels + pixel)[:, :, None]
     noise_x, noise_y = tl.split(tl.load(draw + tl.arange(0, 2), drawn[:, :, None], 0.0))
     if WHITEN:
         noise_x, noise_y = _whiten(noise_x, noise_y, drawn, K)
-    x = (_moved(grid_x) + 1) * half_x - shift + l11 * noise_x
-    y = (_moved(grid_y) + 1) * half_y - shift + l21 * noise_x + l22 * noise_y
+    x = (_clamped(grid_x) + 1) * half_x - shift + l11 * noise_x
+    y = (_clamped(grid_y) + 1) * half_y - shift + l21 * noise_x + l22 * noise_y
     if MASK:
         drawn = drawn & (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
 
@@ -66,44 +68,47 @@ def sample(
     if INTERCEPT:
         mean_x, mean_y = tl.sum(weight * noise_x, 0) / count, tl.sum(weight * noise_y, 0) / count
     offset_x, offset_y = weight * (noise_x - mean_x), weight * (noise_y - mean_y)
-    qxx = tl.sum(offset_x * offset_x, 0) + ridge * kept * mean_x * mean_x
-    qxy = tl.sum(offset_x * offset_y, 0) + ridge * kept * mean_x * mean_y
-    qyy = tl.sum(offset_y * offset_y, 0) + ridge * kept * mean_y * mean_y
+    second_xx = tl.sum(offset_x * offset_x, 0) + ridge * kept * mean_x * mean_x
+    second_xy = tl.sum(offset_x * offset_y, 0) + ridge * kept * mean_x * mean_y
+    second_yy = tl.sum(offset_y * offset_y, 0) + ridge * kept * mean_y * mean_y
 
-    # What they weigh: in A_uv = (L Q L' + eps I)^-1 L q and in A_1.
+    # The weight of each sample in the slopes A_uv = (L Q L' + eps I)^-1 L q and in A_1.
     area = l11 * l22
-    trace = (l11 * l11 + l21 * l21) * qxx + 2 * l21 * l22 * qxy + l22 * l22 * qyy
-    determinant = area * area * tl.maximum(qxx * qyy - qxy * qxy, 0.0) + ridge * (tl.maximum(trace, 0.0) + ridge)
+    trace = (l11 * l11 + l21 * l21) * second_xx + 2 * l21 * l22 * second_xy + l22 * l22 * second_yy
+    determinant = area * area * tl.maximum(second_xx * second_yy - second_xy * second_xy, 0.0) + ridge * (
+        tl.maximum(trace, 0.0) + ridge
+    )
     scaled, damping = area / determinant, ridge / determinant
-    xx, xy = scaled * (l22 * qyy + l21 * qxy) + damping * l11, -scaled * (l22 * qxy + l21 * qxx)
-    yx, yy = damping * l21 - scaled * l11 * qxy, damping * l22 + scaled * l11 * qxx
+    xx, xy = scaled * (l22 * second_yy + l21 * second_xy) + damping * l11, -scaled * (l22 * second_xy + l21 * second_xx)
+    yx, yy = damping * l21 - scaled * l11 * second_xy, damping * l22 + scaled * l11 * second_xx
     drift_x, drift_y = kept * l11 * mean_x, kept * (l21 * mean_x + l22 * mean_y)
-    part_x, part_y = weight * (noise_x - kept * mean_x), weight * (noise_y - kept * mean_y)
+    cross_x, cross_y = weight * (noise_x - kept * mean_x), weight * (noise_y - kept * mean_y)
     weight_1 = weight * (kept / count)
-    weight_1 -= (drift_x * xx + drift_y * yx) * part_x + (drift_x * xy + drift_y * yy) * part_y
+    weight_1 -= (drift_x * xx + drift_y * yx) * cross_x + (drift_x * xy + drift_y * yy) * cross_y
     unit_x, unit_y = tl.where(_usable(grid_x), half_x, 0.0), tl.where(_usable(grid_y), half_y, 0.0)
-    weight_x = unit_x * xx * part_x + unit_x * xy * part_y
-    weight_y = unit_y * yx * part_x + unit_y * yy * part_y
+    weight_x = unit_x * xx * cross_x + unit_x * xy * cross_y
+    weight_y = unit_y * yx * cross_x + unit_y * yy * cross_y
 
-    # A difference from the centre is in the centre's own weight.
+    # The fit takes differences from the centre, so the centre's weight is less by all the others.
     weight_1 = tl.where(centre, 1 - tl.sum(weight_1, 0), weight_1)
     weight_x = tl.where(centre, -tl.sum(weight_x, 0), weight_x)
     weight_y = tl.where(centre, -tl.sum(weight_y, 0), weight_y)
 
     texel_x, left, right = _taps(x, W, shift, PADDING)
     texel_y, above, below = _taps(y, H, shift, PADDING)
-    below_it, beside_it = next_row * CHANNELS, next_column * CHANNELS  # what the compiler is to see a multiple in
+    # Written as multiples of CHANNELS, so that the compiler sees that loads are aligned.
+    below_it, beside_it = row_stride * CHANNELS, column_stride * CHANNELS
     texel = texel_y * below_it + texel_x * beside_it
     start = tl.program_id(1) * group * CHANNELS
     channel = tl.arange(0, CHANNELS)[:, None]
-    input += image * next_image * CHANNELS + start.to(tl.int64) * next_channel
+    input += image * input_stride * CHANNELS + start.to(tl.int64) * channel_stride
     value += (image * C + start) * pixels
     slope += (image * C + start) * pixels * 2
     read = (drawn | centre)[None]
     at = first + tl.arange(0, PIXELS)
     twice = 2 * first.to(tl.int64) + tl.arange(0, 2 * PIXELS)
     for _ in range(start, tl.minimum(start + group * CHANNELS, C), CHANNELS):
-        upper = input + (channel * next_channel)[:, :, None] + texel
+        upper = input + (channel * channel_stride)[:, :, None] + texel
         lower = upper + below_it
         intensity = above * left * tl.load(upper, read, 0.0).to(tl.float32)
         intensity += above * right * tl.load(upper + beside_it, read, 0.0).to(tl.float32)
@@ -115,7 +120,7 @@ def sample(
         slopes = tl.interleave(tl.sum(weight_x * intensity, 1), tl.sum(weight_y * intensity, 1))
         tl.store(slope + channel.to(tl.int64) * (2 * pixels) + twice, slopes, there & (twice < 2 * pixels))
         start += CHANNELS
-        input += CHANNELS * next_channel
+        input += CHANNELS * channel_stride
         value += CHANNELS * pixels
         slope += CHANNELS * pixels * 2
 
@@ -137,15 +142,15 @@ def grid_gradient(gradient, slope, out, C, n, NUMBERS: tl.constexpr, CHANNELS: t
 
 @triton.jit(do_not_specialize=["C", "H", "W", "pixels", "group"])
 def image_gradient(
-    gradient, grid, out, next_grid, C, H, W, pixels, group,
+    gradient, grid, out, grid_stride, C, H, W, pixels, group,
     PADDING: tl.constexpr, ALIGN_CORNERS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Every pixel adds its gradient to the four texels around its centre."""
     image, first, pixel = _block(pixels, PIXELS)
-    grid_x, grid_y = _pair(grid + 2 * (image * next_grid), pixel)
+    grid_x, grid_y = _pair(grid + 2 * (image * grid_stride), pixel)
     shift = _shift(ALIGN_CORNERS)
-    texel_x, left, right = _taps((_moved(grid_x) + 1) * _half(W, ALIGN_CORNERS) - shift, W, shift, PADDING)
-    texel_y, above, below = _taps((_moved(grid_y) + 1) * _half(H, ALIGN_CORNERS) - shift, H, shift, PADDING)
+    texel_x, left, right = _taps((_clamped(grid_x) + 1) * _half(W, ALIGN_CORNERS) - shift, W, shift, PADDING)
+    texel_y, above, below = _taps((_clamped(grid_y) + 1) * _half(H, ALIGN_CORNERS) - shift, H, shift, PADDING)
     here = first + tl.arange(0, PIXELS) < pixels
     start = tl.program_id(1) * group
     gradient += (image * C + start) * pixels + pixel
@@ -162,21 +167,21 @@ def image_gradient(
 
 @triton.jit(do_not_specialize=["C", "texels", "W"])
 def side_by_side(
-    input, out, next_image, next_channel, next_row, next_column, C, texels, W,
+    input, out, input_stride, channel_stride, row_stride, column_stride, C, texels, W,
     TEXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A copy of an image with channels that lie apart as one, (B, H, W, C), whose C is filled up with zeros."""
+    """Copy an image whose channels lie apart into one of shape (B, H, W, C), with C padded by zeros."""
     image, first, texel = _block(texels, TEXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
-    source = image * next_image + channel.to(tl.int64) * next_channel
-    number = tl.load(input + source + texel // W * next_row + texel % W * next_column, channel < C, 0.0)
+    source = image * input_stride + channel.to(tl.int64) * channel_stride
+    number = tl.load(input + source + texel // W * row_stride + texel % W * column_stride, channel < C, 0.0)
     at = tl.multiple_of((image * texels + texel) * (tl.num_programs(1) * CHANNELS), CHANNELS)
     tl.store(out + at + channel, number, (first + tl.arange(0, TEXELS) < texels)[None])
 
 
 @triton.jit
 def _block(length, SIZE: tl.constexpr):
-    """The image of a program, the first number of its block, and the numbers, of so many an image."""
+    """The image that a program works on, the first index of its block, and the indices, of ``length`` in an image."""
     blocks = tl.cdiv(length, SIZE)
     first = tl.program_id(0) % blocks * SIZE
     return (tl.program_id(0) // blocks).to(tl.int64), first, tl.minimum(first + tl.arange(0, SIZE), length - 1)
@@ -189,13 +194,13 @@ def _pair(grid, pixel):
 
 @triton.jit
 def _half(size, ALIGN_CORNERS: tl.constexpr):
-    """Source pixels per grid unit along an axis of so many texels."""
+    """Source pixels per grid unit along an axis of ``size`` texels (coordinates.py)."""
     return (size - 1 if ALIGN_CORNERS else size) * 0.5
 
 
 @triton.jit
 def _shift(ALIGN_CORNERS: tl.constexpr):
-    """How far beyond its outermost texel centres an image ends."""
+    """The distance from the outermost texel centres to where -1 and 1 lie in the grid, in source pixels."""
     return 0.0 if ALIGN_CORNERS else 0.5
 
 
@@ -205,8 +210,8 @@ def _usable(x):
 
 
 @triton.jit
-def _moved(x):
-    """A coordinate far outside or nowhere (NaN), moved to one place outside."""
+def _clamped(x):
+    """A coordinate of the grid; one that is NaN, infinite or far outside is moved to one place outside."""
     return tl.where(_usable(x), x, tl.where(x < 0, -_FAR_OUTSIDE, _FAR_OUTSIDE))
 
 
@@ -224,7 +229,7 @@ def _smaller_difference(grid, grid_x, grid_y, pixel, step, has_before, has_after
 
 @triton.jit
 def _comparable(length):
-    """A length that is no number is longer than any."""
+    """A length to be compared, in which NaN counts as infinite."""
     return tl.where(length == length, tl.minimum(length, _LARGEST_FLOAT), float("inf"))
 
 
@@ -242,7 +247,7 @@ def _footprint(xx, xy, yx, yy, sigma, jitter):
 
 @triton.jit
 def _derivative(x):
-    """A number of moderate size, 0 for one that is not finite."""
+    """An entry of the Jacobian, within the limit; 0 if it is not finite."""
     x = tl.where(tl.abs(x) <= _LARGEST_FLOAT, x, 0.0)
     return tl.minimum(tl.maximum(x, -_LARGEST_DERIVATIVE), _LARGEST_DERIVATIVE)
 
@@ -262,7 +267,8 @@ def _whiten(x, y, drawn, K: tl.constexpr):
 def _taps(x, size, shift, PADDING: tl.constexpr):
     """The first of the two texels that are read along an axis, and the weights of both.
 
-    The first always has a neighbour. A tent around the sample gives no weight to a texel beyond its reach or outside.
+    The first always has a neighbour inside the image. The weights are those of a tent of half width 1 around the
+    sample, which are 0 for a texel that the sample does not reach.
     """
     last = (size - 1) * 1.0
     if PADDING == "reflection":

@@ -1,7 +1,7 @@
-"""The fused CPU backend: one pass over the output, in float32, by a small C library that may or may not be there.
+"""The fused CPU backend: one pass over the output, in float32, by a small C library.
 
-The library (``_cpu.c``) is built where there is a compiler, and loaded here with ctypes, which lets go of the
-interpreter's lock during a call. It runs on the threads that torch runs on. README.md says why it is as it is.
+The library (``_cpu.c``) is built where there is a compiler, and is loaded here with ctypes, which releases the
+interpreter's lock during a call. It runs on torch's own threads. README.md gives the reasons for its design.
 """
 
 import ctypes
@@ -13,50 +13,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lms_geometry.backends import eager
-from lms_geometry.backends.batches import compact, image_stride, unexpanded
+from lms_geometry.backends.common import (
+    batch_stride,
+    compact,
+    image_gradient,
+    is_read_by_kernels,
+    unexpanded,
+    usable_points,
+)
 from lms_geometry.checks import PADDING_MODES
-from lms_geometry.config import LinearizedSampling
+from lms_geometry.config import LinearizedSampling, Reading
+from lms_geometry.footprint import Placement
 
-image_gradient = eager.image_gradient
+__all__ = ["grid_gradient", "image_gradient", "sample", "supports", "supports_gradient", "unavailable_reason"]
 
-# Channels that the library reads at once where they lie side by side; fewer are read plane by plane.
+# The number of channels that the library reads at once where they lie side by side. An image with fewer channels is
+# read plane by plane.
 _CHANNELS_AT_ONCE = 8
 
-# With fewer reads per thread, waking it takes longer than it saves.
+# The fewest reads for which waking another thread saves time.
 _READS_A_THREAD = 1 << 15
 
 
-def missing() -> str | None:
+def unavailable_reason() -> str | None:
     """Why this backend cannot be used here, or ``None`` if it can."""
     if _library is None:
         return "its C library was not built: install lms_geometry again where there is a C compiler, GCC or clang"
     return None
 
 
-def supports(input: Tensor, mode: str) -> bool:
+def supports(image: Tensor, mode: str) -> bool:
     """Whether this backend can sample such an image."""
-    height, width = input.shape[-2:]
-    return (
-        input.device.type == "cpu"
-        and input.dtype == torch.float32
-        and mode == "bilinear"
-        and min(height, width) > 1
-        and max(height, width) <= 2**24  # float32 counts no further
-        and height * width < 2**31
-    )
+    height, width = image.shape[-2:]
+    return supports_gradient(image) and is_read_by_kernels(image, mode) and height * width < 2**31
+
+
+def supports_gradient(gradient: Tensor) -> bool:
+    """Whether this backend can turn such a gradient into that of the grid."""
+    return gradient.device.type == "cpu" and gradient.dtype == torch.float32
 
 
 def sample(
-    input: Tensor,
-    grid: Tensor,
-    jacobian: Tensor | None,
-    noise: Tensor,
-    whiten: bool,
-    sampling: LinearizedSampling,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+    input: Tensor, grid: Tensor, placement: Placement, sampling: LinearizedSampling, reading: Reading
 ) -> tuple[Tensor, Tensor]:
     """As :func:`lms_geometry.backends.eager.sample`."""
     (batch, channels, height, width), (h, w) = input.shape, grid.shape[1:3]
@@ -64,7 +62,7 @@ def sample(
     if sampling.intercept:
         value = input.new_empty((batch, channels, h, w))
     else:  # to the last bit what an ordinary sampler reads
-        value = F.grid_sample(input, eager.usable_points(grid), mode, padding_mode, align_corners)
+        value = F.grid_sample(input, usable_points(grid), *reading)
     if value.numel() == 0:
         return value, slope
     reads = batch * h * w * sampling.num_samples
@@ -73,41 +71,41 @@ def sample(
         input.is_contiguous(memory_format=torch.channels_last) or reads > input.shape[0] * height * width
     )
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    grid, jacobian, noise, next_pixel = compact(grid, jacobian, noise)
+    grid, jacobian, noise, pixel_stride = compact(grid, placement.jacobian, placement.noise)
     threads = _threads(reads * channels)
     job = _SampleJob(
-        input.data_ptr(),
-        grid.data_ptr(),
-        None if jacobian is None else jacobian.data_ptr(),
-        noise.data_ptr(),
-        value.data_ptr(),
-        slope.data_ptr(),
-        image_stride(input),
-        image_stride(grid),
-        0 if jacobian is None else image_stride(jacobian),
-        image_stride(noise),
-        4 * next_pixel,
-        batch,
-        channels,
-        height,
-        width,
-        h,
-        w,
-        sampling.num_samples,
-        sampling.sigma,
-        sampling.jitter,
-        sampling.ridge,
-        whiten,
-        sampling.intercept,
-        sampling.mask_out_of_bounds,
-        PADDING_MODES.index(padding_mode),
-        align_corners,
-        channels_last,
-        threads,
+        input=input.data_ptr(),
+        grid=grid.data_ptr(),
+        jacobian=None if jacobian is None else jacobian.data_ptr(),
+        noise=noise.data_ptr(),
+        value=value.data_ptr(),
+        slope=slope.data_ptr(),
+        input_stride=batch_stride(input),
+        grid_stride=batch_stride(grid),
+        jacobian_stride=0 if jacobian is None else batch_stride(jacobian),
+        noise_stride=batch_stride(noise),
+        pixel_stride=4 * pixel_stride,
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_height=h,
+        out_width=w,
+        samples=sampling.num_samples,
+        sigma=sampling.sigma,
+        jitter=sampling.jitter,
+        ridge=sampling.ridge,
+        to_whiten=placement.whiten,
+        intercept=sampling.intercept,
+        mask=sampling.mask_out_of_bounds,
+        padding=PADDING_MODES.index(reading.padding_mode),
+        align_corners=reading.align_corners,
+        channels_last=channels_last,
+        threads=threads,
     )
     _run("sample", job, threads)
     if job.out_of_memory:
-        raise MemoryError("no memory for the samples of a block of pixels")
+        raise MemoryError("there is no memory for the samples of a block of pixels")
     return value, slope
 
 
@@ -116,15 +114,24 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
     batch, channels, h, w = gradient.shape
     out = gradient.new_empty((batch, h, w, 2))
     gradient, slope = gradient.contiguous(), slope.contiguous()
-    job = _GradientJob(gradient.data_ptr(), slope.data_ptr(), out.data_ptr(), batch, channels, h * w)
+    job = _GradientJob(
+        value_gradient=gradient.data_ptr(),
+        slope=slope.data_ptr(),
+        grid_gradient=out.data_ptr(),
+        batch=batch,
+        channels=channels,
+        pixels=h * w,
+    )
     _run("gradient", job, _threads(gradient.numel()))
     return out
 
 
 class _SampleJob(ctypes.Structure):
+    """``struct sample_job`` of ``_cpu.c``."""
+
     _fields_ = (
         *((name, c_void_p) for name in ("input", "grid", "jacobian", "noise", "value", "slope")),
-        *((name, c_int64) for name in ("next_input", "next_grid", "next_jacobian", "next_noise", "next_pixel")),
+        *((f"{name}_stride", c_int64) for name in ("input", "grid", "jacobian", "noise", "pixel")),
         *((name, c_int64) for name in ("batch", "channels", "height", "width", "out_height", "out_width", "samples")),
         *((name, c_float) for name in ("sigma", "jitter", "ridge")),
         *((name, c_int32) for name in ("to_whiten", "intercept", "mask", "padding", "align_corners", "channels_last")),
@@ -135,6 +142,8 @@ class _SampleJob(ctypes.Structure):
 
 
 class _GradientJob(ctypes.Structure):
+    """``struct gradient_job`` of ``_cpu.c``."""
+
     _fields_ = (
         *((name, c_void_p) for name in ("value_gradient", "slope", "grid_gradient")),
         *((name, c_int64) for name in ("batch", "channels", "pixels", "taken")),
@@ -142,14 +151,14 @@ class _GradientJob(ctypes.Structure):
 
 
 def _threads(reads: int) -> int:
-    """As many of torch's threads as are worth waking."""
+    """The number of torch's threads that are worth waking."""
     if _team is None or _forked:
         return 1
     return max(1, min(torch.get_num_threads(), reads // _READS_A_THREAD))
 
 
 def _run(kernel: str, job: ctypes.Structure, threads: int) -> None:
-    """Do a job on so many threads. They take its parts until none is left."""
+    """Do a job on a number of threads, each of which takes parts of it until none is left."""
     function = getattr(_library, f"{kernel}_{_instructions}")
     if threads > 1 and _team is not None:
         _team(function, byref(job), c_uint(threads), c_uint(0))
@@ -162,23 +171,30 @@ def _load() -> ctypes.CDLL | None:
     if spec is None or spec.origin is None:
         return None
     try:
-        return ctypes.CDLL(spec.origin)
+        library = ctypes.CDLL(spec.origin)
     except OSError as error:
         raise ImportError(f"its C library cannot be loaded: {error}") from error
+    for name, job in (("sample_job_size", _SampleJob), ("gradient_job_size", _GradientJob)):
+        if not hasattr(library, name) or getattr(library, name)() != ctypes.sizeof(job):
+            raise ImportError(
+                f"its C library {spec.origin} was built from other sources than cpu.py belongs to: build it again with "
+                "`pip install --editable .` in the source tree, or install lms_geometry again"
+            )
+    return library
 
 
 def _find_team() -> "ctypes._NamedFuncPointer | None":
-    """``GOMP_parallel`` of the OpenMP library that torch has loaded, for GNU's, LLVM's and Intel's all have it."""
+    """``GOMP_parallel`` of the OpenMP library that torch has loaded. GNU's, LLVM's and Intel's all have it."""
     if not torch.backends.openmp.is_available():
         return None
     try:
         return ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, TypeError):  # no such symbol; no such thing on Windows
+    except (AttributeError, TypeError):  # the symbol is missing, or this is Windows, which has no list of all symbols
         return None
 
 
 def _note_fork() -> None:
-    """A child has none of its parent's threads, and OpenMP, which does not notice, would wait for them."""
+    """Remember that this process is a fork: it has none of its parent's threads, for which OpenMP would wait."""
     global _forked
     _forked = True
 

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lms_geometry.backends.eager import usable_points
-from lms_geometry.backends.operator import linearized_sample
+from lms_geometry.backends.common import usable_points
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.noise import draw_noise
+from lms_geometry.sampling import grid_sample_value_and_slope
 
 
 def value_and_slope(
@@ -47,21 +46,3 @@ def is_inside(mask: Tensor, grid: Tensor, least: float) -> Tensor:
     inside = F.grid_sample(mask, usable_points(grid), align_corners=False)
     return (inside > least).to(inside)
 
-
-def grid_sample_value_and_slope(
-    input: Tensor,
-    grid: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-    *,
-    sampling: LinearizedSampling,
-    jacobian: Tensor | None,
-    noise: Tensor | None,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The value ``(B, C, h, w)`` of linearized sampling, and its slope ``(B, C, h, w, 2)`` per unit of the grid."""
-    if noise is None:
-        size = grid.shape[1], grid.shape[2]
-        noise = draw_noise(sampling, size, generator=generator, device=grid.device, dtype=grid.dtype)
-    return linearized_sample(input, grid, jacobian, noise, False, sampling, mode, padding_mode, align_corners)
