@@ -7,12 +7,12 @@ from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.homography import homography_warp_linearized
 from lms_geometry.registration.motion import PARAMETERS, motion_matrix
 from lms_geometry.registration.problem import FULLY_VALID, Problem
 from lms_geometry.registration.schedule import Annealed
 from lms_geometry.registration.similarity import residual
 from lms_geometry.registration.solvers import Adam, Trace
-from lms_geometry.warp import homography_warp_linearized
 
 
 def descend(problem: Problem, solver: Adam, steps: Iterable[int], generator: torch.Generator | None) -> Trace:

@@ -45,4 +45,3 @@ def is_inside(mask: Tensor, grid: Tensor, least: float) -> Tensor:
     """1 where a mask ``(B, 1, H, W)`` reads more than ``least``, else 0, ``(B, 1, h, w)``."""
     inside = F.grid_sample(mask, usable_points(grid), align_corners=False)
     return (inside > least).to(inside)
-
