@@ -82,6 +82,7 @@ def check_sampling(sampling: object) -> LinearizedSampling:
 
 def check_noise(
     noise: Tensor | None,
+    generator: object,
     sampling: LinearizedSampling,
     batch: int,
     size: tuple[int, int],
@@ -90,8 +91,15 @@ def check_noise(
 ) -> None:
     """Raise unless the noise, if any, fits an output of ``size`` and lies on the image's device.
 
-    It may have a batch axis of ``batch`` in front.
+    It may have a batch axis of ``batch`` in front. Fixed points take neither noise nor a generator.
     """
+    for name, value in (("noise", noise), ("generator", generator)):
+        if value is not None and not sampling.is_drawn:
+            raise ValueError(
+                f"{name} must be None for a sampling with fixed points, which draws nothing, got a "
+                f"{type(value).__name__}: leave it out, or pass a sampling that draws, such as "
+                "LinearizedSampling.paper()"
+            )
     if noise is not None:
         wanted = (sampling.num_samples - 1, *size, 2)
         check_tensor("noise", noise, (batch, *wanted) if getattr(noise, "ndim", 4) == 5 else wanted)

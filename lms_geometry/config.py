@@ -1,14 +1,29 @@
-"""The settings of linearized multi-sampling, their units and presets; and how an image is read."""
+"""The settings of the samplers, their units and presets; and how an image is read."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-Pattern = Literal["gaussian", "whitened"]
+Pattern = Literal["fixed", "gaussian", "whitened"]
+Slope = Literal["edges", "plane"]
+
+# The standard deviation of a uniform distribution over a square of side 1: the area of an output pixel.
+PIXEL = 12**-0.5
 
 # The smallest ridge, and the largest ``sigma`` and ``jitter`` in pixels. Within them the cube of a footprint divided by
 # the square of the ridge is finite in float32.
 _SMALLEST_RIDGE, WIDEST = 1e-9, 100
+
+
+class Averaging(NamedTuple):
+    """How the mean over an output pixel's area is taken: settings of fixed points, as the backends take them."""
+
+    nodes: int
+    """Number of points along an axis of the area."""
+    side: float
+    """Side of the averaged square, in output pixels."""
+    estimate: str
+    """``"edges"`` or ``"plane"``: how the slope is estimated."""
 
 
 class Reading(NamedTuple):
@@ -21,55 +36,66 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LinearizedSampling:
-    r"""Settings of one linearized sample.
+    r"""Settings of a sampler.
 
-    The defaults are those of W. Jiang et al., *Linearized Multi-Sampling for Differentiable Image Transformation*,
-    ICCV 2019. Numbers in brackets are its equations.
+    The defaults are safe anywhere. Where a warp shrinks the image, the value is the mean over the area of the output
+    pixel, taken at fixed points, and the slope is the derivative of this mean, taken from the pixel's edges. Where it
+    shrinks nothing, value and gradient are those of :func:`torch.nn.functional.grid_sample`. :meth:`paper` has the
+    settings of W. Jiang et al., *Linearized Multi-Sampling for Differentiable Image Transformation*, ICCV 2019. Numbers
+    in brackets are its equations.
 
     Args:
-        num_samples: K, the number of reads per output pixel, the centre included. At least 3; at least 4 when whitened.
-        sigma: standard deviation of the samples around an output pixel (3), in output pixels. At most 100.
-        jitter: standard deviation of the samples added in the source (8, 9), in source pixels. It keeps the samples
+        num_samples: K, the number of reads for the value of an output pixel. For fixed points a square: 4, 9, 16, 25
+            and so on. More points cost more reads, and help where one output pixel covers much fine detail. For drawn
+            samples the centre is one of them, and K is at least 3, or at least 4 when whitened.
+        sigma: standard deviation of the samples around an output pixel (3), in output pixels. That of the pixel's own
+            area is :math:`1/\sqrt{12} = 0.289`. With fixed points a larger one averages over a larger square, and so
+            looks further; then the value is blurred also where nothing shrinks. At most 100.
+        jitter: standard deviation of the samples added in the source (8, 9), in source pixels. It keeps drawn samples
             from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off. At most 100.
-        ridge: :math:`\epsilon` of the ridge least squares (7), with offsets measured in source pixels. At least 1e-9:
-            without it a fit to too few samples has no solution.
-        intercept: whether the fit has the row of ones of (6). With it the value is a small blur of the source; without
-            it the value is exactly what an ordinary sampler reads.
-        mask_out_of_bounds: whether samples outside the source image are left out of the fit (section 6.1). If not, the
-            padding is sampled as if it were image.
-        pattern: how samples are drawn. ``"gaussian"``: independently, as in the paper. ``"whitened"``: shifted and
-            scaled to have mean 0 and covariance 1 at each pixel, which gives a better slope for the same K.
+            0 for fixed points.
+        ridge: :math:`\epsilon` of the ridge least squares (7) through drawn samples, with offsets in source pixels. At
+            least 1e-9: without it a fit to too few samples has no solution.
+        intercept: whether the fit through drawn samples has the row of ones of (6). With it the value is a small blur
+            of the source; without it the value is exactly what an ordinary sampler reads. ``True`` for fixed points.
+        mask_out_of_bounds: whether drawn samples outside the source image are left out of the fit (section 6.1). If
+            not, the padding is sampled as if it were image. ``False`` for fixed points.
+        pattern: where the samples fall. ``"fixed"``: at the same points of every pixel's area, and nothing is random.
+            ``"gaussian"``: drawn independently, as in the paper. ``"whitened"``: drawn, then shifted and scaled to have
+            mean 0 and covariance 1 at each pixel, which gives a better slope for the same K.
+        slope: how the derivative by the source point is estimated. ``"edges"``: the differences between opposite edges
+            of the pixel, with the derivative by the pixel's area; for fixed points. ``"plane"``: the slope of a plane
+            fitted to the samples (4-7), which holds the area still. Drawn samples have this one.
 
     Raises:
         TypeError: if a setting has the wrong type.
-        ValueError: if a setting is outside its range.
+        ValueError: if a setting is outside its range, or does not go with the pattern.
 
     Example:
-        >>> LinearizedSampling(num_samples=16, mask_out_of_bounds=False).num_samples
-        16
+        >>> LinearizedSampling(num_samples=16).pattern
+        'fixed'
+        >>> LinearizedSampling.paper().pattern
+        'gaussian'
     """
 
-    num_samples: int = 8
-    sigma: float = 1.0
-    jitter: float = 1.0
+    num_samples: int = 9
+    sigma: float = PIXEL
+    jitter: float = 0.0
     ridge: float = 1e-3
     intercept: bool = True
-    mask_out_of_bounds: bool = True
-    pattern: Pattern = "gaussian"
+    mask_out_of_bounds: bool = False
+    pattern: Pattern = "fixed"
+    slope: Slope = "edges"
 
     def __post_init__(self) -> None:
-        if self.pattern not in get_args(Pattern):
-            raise ValueError(f"pattern must be one of {get_args(Pattern)}, got {self.pattern!r}")
+        for name, choices in (("pattern", get_args(Pattern)), ("slope", get_args(Slope))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         for name in ("intercept", "mask_out_of_bounds"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool):
             raise TypeError(f"num_samples must be an int, got {self.num_samples!r}")
-        fewest = 4 if self.pattern == "whitened" else 3
-        if self.num_samples < fewest:
-            raise ValueError(
-                f"num_samples must be at least {fewest} for {self.pattern} samples, got {self.num_samples}"
-            )
         for name in ("sigma", "jitter", "ridge"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -83,16 +109,56 @@ class LinearizedSampling:
                 raise ValueError(f"{name} must be at most {WIDEST}, got {getattr(self, name)}")
         if self.sigma == 0 and self.jitter == 0:
             raise ValueError("sigma and jitter must not both be 0: every sample would fall on the centre")
+        if self.pattern == "fixed":
+            self._check_fixed()
+        else:
+            self._check_drawn()
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether samples are drawn at random."""
+        return self.pattern != "fixed"
+
+    @property
+    def averaging(self) -> Averaging:
+        """The settings of fixed points, as the backends take them."""
+        return Averaging(math.isqrt(self.num_samples), self.sigma / PIXEL, self.slope)
+
+    def _check_fixed(self) -> None:
+        count = math.isqrt(self.num_samples) if self.num_samples > 0 else 0
+        if count < 2 or count**2 != self.num_samples:
+            raise ValueError(
+                f"num_samples must be a square, such as 4, 9 or 16, for fixed points, got {self.num_samples}"
+            )
+        for name, wanted in (("jitter", 0), ("intercept", True), ("mask_out_of_bounds", False)):
+            if getattr(self, name) != wanted:
+                raise ValueError(
+                    f"{name} must be {wanted} for fixed points, got {getattr(self, name)}: it is a setting of drawn "
+                    "samples, which pattern='whitened' and pattern='gaussian' have, with slope='plane'; "
+                    "LinearizedSampling.paper() has the paper's settings"
+                )
+
+    def _check_drawn(self) -> None:
+        fewest = 4 if self.pattern == "whitened" else 3
+        if self.num_samples < fewest:
+            raise ValueError(
+                f"num_samples must be at least {fewest} for {self.pattern} samples, got {self.num_samples}"
+            )
+        if self.slope != "plane":
+            raise ValueError(
+                f"slope must be 'plane' for {self.pattern} samples, got {self.slope!r}: only fixed points lie on the "
+                "pixel's edges"
+            )
 
     @classmethod
     def paper(cls) -> "LinearizedSampling":
-        """The settings of the paper's text, which are also the defaults.
+        """The settings of the paper's text: eight Gaussian samples, masked, with collapse prevention.
 
         Example:
-            >>> LinearizedSampling.paper() == LinearizedSampling()
-            True
+            >>> LinearizedSampling.paper().num_samples
+            8
         """
-        return cls()
+        return cls(num_samples=8, sigma=1.0, jitter=1.0, mask_out_of_bounds=True, pattern="gaussian", slope="plane")
 
     @classmethod
     def alignment(cls) -> "LinearizedSampling":
@@ -105,21 +171,21 @@ class LinearizedSampling:
             >>> LinearizedSampling.alignment().mask_out_of_bounds
             False
         """
-        return cls(pattern="whitened", mask_out_of_bounds=False)
+        return cls(num_samples=8, sigma=1.0, jitter=1.0, pattern="whitened", slope="plane")
 
     @classmethod
     def training(cls) -> "LinearizedSampling":
         """For a network that learns where to look: whitened samples over the area of an output pixel.
 
-        The standard deviation of a pixel's own area is 0.29 output pixels. Samples with that spread estimate the mean
-        over the pixel under any warp: a wider spread mixes in neighbours, a narrower one reads few of the texels. The
-        mask keeps the edge of the image, often the strongest edge in view, out of value and slope. Test the network
-        with the same sampling it was trained with, or with more samples. Without jitter, a single output pixel, or one
-        row or column of them, has its full slope only if :func:`grid_sample_linearized` is given a ``jacobian``.
+        Samples with a standard deviation of 0.3 output pixels estimate the mean over the pixel under any warp: a wider
+        spread mixes in neighbours, a narrower one reads few of the texels. The mask keeps the edge of the image, often
+        the strongest edge in view, out of value and slope. Test the network with the same sampling it was trained with,
+        or with more samples. Without jitter, a single output pixel, or one row or column of them, has its full slope
+        only if :func:`grid_sample_linearized` is given a ``jacobian``.
 
         Example:
             >>> training = LinearizedSampling.training()
             >>> training.sigma, training.jitter
             (0.3, 0.0)
         """
-        return cls(sigma=0.3, jitter=0.0, pattern="whitened")
+        return cls(num_samples=8, sigma=0.3, mask_out_of_bounds=True, pattern="whitened", slope="plane")

@@ -36,7 +36,12 @@ def finite_difference_jacobian(points: Tensor) -> Tensor:
     Of the forward and the backward difference it takes the smaller: callers fold several patches into one tall grid,
     and at a seam one of the two is nonsense. An axis of length 1 has no neighbour and gives 0.
     """
-    return torch.stack((_smaller_difference(points, -1), _smaller_difference(points, -2)), 1)
+    return finite_difference_tangent(points, points)
+
+
+def finite_difference_tangent(points: Tensor, tangent: Tensor) -> Tensor:
+    """The same differences of other numbers, for example of what the points change by, ``(2, B, h, w)``."""
+    return torch.stack([_smaller_difference(points, tangent, dim) for dim in (-1, -2)], 1)
 
 
 def footprint(jacobian: Tensor, sigma: float, jitter: float) -> Tensor:
@@ -61,12 +66,44 @@ def place(points: Tensor, footprint: Tensor, draw: Tensor) -> Tensor:
     return torch.addcmul(torch.addcmul(points, footprint[:, 0], x), footprint[:, 1], y)
 
 
-def _smaller_difference(points: Tensor, dim: int) -> Tensor:
+def _smaller_difference(points: Tensor, tangent: Tensor, dim: int) -> Tensor:
+    """Of the forward and the backward difference the one that is smaller for the points, of ``tangent``."""
     last = points.shape[dim] - 1
     if last < 1:
         return torch.zeros_like(points)
-    step = points.diff(dim=dim)
-    length = step.square().sum(0, keepdim=True).nan_to_num(torch.inf)
-    forward, forward_length = (torch.cat((d, d.narrow(dim, last - 1, 1)), dim) for d in (step, length))
-    backward, backward_length = (torch.cat((d.narrow(dim, 0, 1), d), dim) for d in (step, length))
-    return torch.where(forward_length <= backward_length, forward, backward)
+    step = tangent.diff(dim=dim)
+    forward, backward = _forward(step, dim, last), _backward(step, dim)
+    return torch.where(_is_forward(points, dim), forward, backward)
+
+
+def _is_forward(points: Tensor, dim: int) -> Tensor:
+    """Whether the forward difference is the smaller, ``(1, B, h, w)``."""
+    length = points.diff(dim=dim).square().sum(0, keepdim=True).nan_to_num(torch.inf)
+    return _forward(length, dim, length.shape[dim]) <= _backward(length, dim)
+
+
+def _forward(step: Tensor, dim: int, count: int) -> Tensor:
+    return torch.cat((step, step.narrow(dim, count - 1, 1)), dim)
+
+
+def _backward(step: Tensor, dim: int) -> Tensor:
+    return torch.cat((step.narrow(dim, 0, 1), step), dim)
+
+
+def finite_difference_gradient(points: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient for the points ``(2, B, h, w)`` from that for their Jacobian, ``(2, 2, B, h, w)``."""
+    return _difference_gradient(points, gradient[:, 0], -1) + _difference_gradient(points, gradient[:, 1], -2)
+
+
+def _difference_gradient(points: Tensor, gradient: Tensor, dim: int) -> Tensor:
+    last = points.shape[dim] - 1
+    if last < 1:
+        return torch.zeros_like(points)
+    forward = _is_forward(points, dim)
+    of_forward, of_backward = torch.where(forward, gradient, 0.0), torch.where(forward, 0.0, gradient)
+    # The forward step of a pixel has its number, the backward step that of the pixel before.
+    by_step = of_forward.narrow(dim, 0, last) + of_backward.narrow(dim, 1, last)
+    by_step.narrow(dim, last - 1, 1).add_(of_forward.narrow(dim, last, 1))
+    by_step.narrow(dim, 0, 1).add_(of_backward.narrow(dim, 0, 1))
+    none = torch.zeros_like(by_step.narrow(dim, 0, 1))
+    return torch.cat((none, by_step), dim) - torch.cat((by_step, none), dim)

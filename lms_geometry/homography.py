@@ -52,7 +52,7 @@ def homography_warp_linearized(
         align_corners: see above.
         normalized_coordinates: see above.
         normalized_homography: see above.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.
 
@@ -71,7 +71,7 @@ def homography_warp_linearized(
     check_tensor("src_homo_dst", src_homo_dst, ("B", 3, 3))
     reading = Reading(mode, padding_mode, align_corners)
     dsize, sampling = check_warp(
-        "patch_src", patch_src, "src_homo_dst", src_homo_dst, dsize, reading, PADDING_MODES, sampling, noise
+        "patch_src", patch_src, "src_homo_dst", src_homo_dst, dsize, reading, PADDING_MODES, sampling, noise, generator
     )
     if not normalized_homography:
         return warp_pixels(patch_src, src_homo_dst, dsize, reading, None, sampling, noise, generator)
@@ -82,7 +82,15 @@ def homography_warp_linearized(
         matrix = torch.where(finite, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
         if not normalized_coordinates:
             matrix = pixel_normalisation(size, align_corners, matrix) @ matrix
-        grid, jacobian = project(unit_scale(matrix), finite, dsize, size, align_corners, normalized_coordinates)
+        grid, jacobian = project(
+            unit_scale(matrix),
+            finite,
+            dsize,
+            size,
+            align_corners,
+            normalized_coordinates,
+            differentiable_jacobian=not sampling.is_drawn,
+        )
     return sample_at(patch_src, grid, jacobian, reading, sampling, noise, generator)
 
 
@@ -100,7 +108,7 @@ class LinearizedHomographyWarper(HomographyWarper):
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         normalized_coordinates: whether homographies are in normalised coordinates or in pixels.
         align_corners: meaning of -1 and 1.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
     Example:
         >>> warper = LinearizedHomographyWarper(5, 7)

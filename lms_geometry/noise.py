@@ -32,14 +32,19 @@ def draw_noise(
 
     Raises:
         TypeError: if ``sampling`` or ``generator`` has the wrong type or ``dtype`` is no floating type.
-        ValueError: if ``size`` is not two sizes.
+        ValueError: if ``size`` is not two sizes, or ``sampling`` has fixed points.
 
     Example:
-        >>> draw_noise(LinearizedSampling(num_samples=8), (5, 6)).shape
+        >>> draw_noise(LinearizedSampling.paper(), (5, 6)).shape
         torch.Size([7, 5, 6, 2])
     """
     if not isinstance(sampling, LinearizedSampling):
         raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
+    if not sampling.is_drawn:
+        raise ValueError(
+            "sampling must draw its samples, got one with fixed points: take another, such as "
+            "LinearizedSampling.paper(), or leave noise out"
+        )
     height, width = check_size("size", size)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:

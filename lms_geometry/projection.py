@@ -18,6 +18,7 @@ def project(
     align_corners: bool,
     normalized_coordinates: bool = True,
     affine: bool = False,
+    differentiable_jacobian: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Send the destination's pixels through matrices to normalised source points.
 
@@ -28,6 +29,7 @@ def project(
         align_corners: meaning of -1 and 1.
         normalized_coordinates: whether the matrices take the destination in normalised coordinates or in pixels.
         affine: whether their last row is ``[0, 0, 1]``; then a Jacobian serves a whole image.
+        differentiable_jacobian: whether the Jacobian carries the derivative by the matrices, as the grid does.
 
     Returns:
         The grid ``(B, h, w, 2)``, and its Jacobian in source pixels per destination pixel, ``(B, h | 1, w | 1, 2, 2)``.
@@ -42,7 +44,8 @@ def project(
     # Linear in x and y, hence a term for every column and one for every row: that is also the quickest way back.
     columns = x * src_from_dst[:, None, :, 0] + src_from_dst[:, None, :, 2]
     rows = y * src_from_dst[:, None, :, 1]
-    linear = src_from_dst.detach()[:, None, None, :2, :2]
+    kept = src_from_dst if differentiable_jacobian else src_from_dst.detach()
+    linear = kept[:, None, None, :2, :2]
     if affine:
         columns = torch.where(usable, columns, torch.nan)
         points = columns[:, None, :, :2] + rows[:, :, None, :2]
@@ -51,8 +54,9 @@ def project(
         usable = usable[..., None] & (depth.detach().abs() > _SMALLEST_DIVISOR)
         depth = torch.where(usable, depth, 1.0)
         points = points / depth
-        perspective = src_from_dst.detach()[:, None, None, 2:, :2]
-        linear = (linear - points.detach().unsqueeze(-1) * perspective) / depth.detach().unsqueeze(-1)
+        moved, divisor = (t if differentiable_jacobian else t.detach() for t in (points, depth))
+        perspective = kept[:, None, None, 2:, :2]
+        linear = (linear - moved.unsqueeze(-1) * perspective) / divisor.unsqueeze(-1)
         points = torch.where(usable, points, torch.nan)
     if normalized_coordinates:
         linear = linear * pixel_normalisation(dsize, align_corners, linear)[0].diagonal()[:2]

@@ -1,8 +1,8 @@
 """RoIAlign with a gradient for the boxes.
 
-A bin of a box is one output pixel. Its value is torchvision's, or with the intercept the height of the fitted plane.
-Its gradient is the slope that linearized sampling (equations 2 to 9) finds around the centre of the bin, with a
-footprint that follows the size of the bin.
+A bin of a box is one output pixel. Its value is torchvision's, or for drawn samples with the intercept the height of
+the fitted plane. Its gradient is the slope across the bin, from its edges (``area.py``) or from samples drawn around
+its centre (equations 2 to 9), whose spread follows the size of the bin.
 """
 
 from collections.abc import Sequence
@@ -46,27 +46,30 @@ def roi_align_linearized(
 
     Stands for :func:`torchvision.ops.roi_align`, whose compiled operator gives the boxes no gradient. A box is cut into
     :math:`h \times w` bins, and a bin is one output pixel: the mean :math:`I_0` of bilinear reads at points spread
-    evenly over it. :func:`grid_sample_linearized` finds the slope :math:`A_{uv}` around the bin's centre :math:`c`,
+    evenly over it. That is the value, torchvision's to rounding, and the image's gradient is torchvision's. The
+    gradient for the boxes is the one that :func:`grid_sample_linearized` has for the mean over the bin's area: from the
+    bin's edges, for its centre and for its size.
+
+    With drawn samples :func:`grid_sample_linearized` finds the slope :math:`A_{uv}` around the bin's centre :math:`c`,
     from K reads whose spread of ``sampling.sigma`` bins makes them see the bin and its neighbours:
 
     .. math::
         I_0 + A_{uv}^\top \left( c(\text{box}) - c \right)
 
     With ``intercept=False`` that is the value, torchvision's; with the intercept it is the height of the fitted plane
-    at the bin's centre instead of :math:`I_0`. The gradient for the boxes is the slope in either case, all of a bin
-    moving with its centre; the gradient for the image is that of :math:`I_0`.
+    at the bin's centre instead of :math:`I_0`. The gradient for the boxes is then this slope, all of a bin moving with
+    its centre.
 
     Boxes are pooled in chunks whose features stay within 64 MiB or, where a box needs more, one by one; the points of
-    many huge boxes may take more than the features of few channels. What is kept for the backward pass is two slopes
-    per output value: twice the output's size, whatever the number of points in a bin.
+    many huge boxes may take more than the features of few channels.
 
     Convention:
         - ``input`` is :math:`(N, C, H, W)`; boxes are :math:`(x_1, y_1, x_2, y_2)`, x along the width
         - ``boxes * spatial_scale`` are pixels of ``input`` with centres at integers, or at halves with ``aligned=True``
         - ``aligned=False`` makes a box at least one pixel wide and high, as in torchvision; an empty bin of
           ``aligned=True`` and ``sampling_ratio <= 0`` has no points and :math:`I_0 = 0`
-        - a point up to one pixel outside the outermost centres reads the border; beyond, 0. The samples of
-          ``mask_out_of_bounds`` are left out beyond
+        - a point up to one pixel outside the outermost centres reads the border; beyond, 0. Samples that are masked
+          are left out beyond
         - a box edge more than 10,000 pixels outside the image is moved to that distance, and so is a NaN; its gradient
           is 0
         - ``sampling.sigma`` is in bins, ``sampling.jitter`` in pixels of ``input``
@@ -82,10 +85,10 @@ def roi_align_linearized(
         spatial_scale: pixels of ``input`` per unit of ``boxes``.
         sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
         aligned: see above.
-        sampling: settings of the method; the paper's if ``None``.
-        noise: draws of :func:`draw_noise` for ``output_size``, shared by all boxes, or with an axis of R boxes in
-            front, :math:`(R, K - 1, h, w, 2)`. Drawn here if ``None``.
-        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
+        noise: for drawn samples, draws of :func:`draw_noise` for ``output_size``, shared by all boxes, or with an axis
+            of R boxes in front, :math:`(R, K - 1, h, w, 2)`. Drawn here if ``None``.
+        generator: for drawn samples, the source of randomness when ``noise`` is ``None``.
 
     Returns:
         The pooled boxes, shape :math:`(R, C, h, w)`, in ``input``'s dtype.
@@ -104,13 +107,13 @@ def roi_align_linearized(
     sampling = check_sampling(sampling)
     bins = check_size("output_size", (output_size, output_size) if isinstance(output_size, int) else output_size)
     rois = _rois(input, boxes)
-    _check(input, rois, bins, spatial_scale, sampling_ratio, sampling, noise)
+    _check(input, rois, bins, spatial_scale, sampling_ratio, sampling, noise, generator)
     dtype = torch.promote_types(torch.promote_types(input.dtype, rois.dtype), torch.float32)
     index, (start, bin_size) = rois[:, 0].long(), _bins(rois[:, 1:].to(dtype), bins, spatial_scale, aligned, input)
 
-    if not sampling.intercept and not carries_gradient(rois):
-        noise = None
-    elif noise is None:
+    is_drawn_value = sampling.is_drawn and sampling.intercept
+    linearizes = is_drawn_value or carries_gradient(rois)
+    if linearizes and sampling.is_drawn and noise is None:
         noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)
     chunk = max(_CHUNK // (input.shape[1] * bins[0] * max(bins[1], input.shape[3])), 1)
     order, parts = [], []
@@ -119,11 +122,11 @@ def roi_align_linearized(
             surrounded = F.pad(image.detach()[None], (1, 1, 1, 1), "replicate")
             for rows in (index == number).nonzero()[:, 0].split(chunk):
                 part = _pool(image, start[rows].detach(), bin_size[rows].detach(), bins, sampling_ratio)
-                if noise is not None:
-                    draws = noise[rows] if noise.ndim == 5 else noise
+                if linearizes:
+                    draws = noise[rows] if noise is not None and noise.ndim == 5 else noise
                     linear = _linearize(surrounded, start[rows], bin_size[rows], bins, sampling, draws)
                     # One carries the gradient for the image, the other that for the boxes; the value is one of them.
-                    value, other = (linear, part) if sampling.intercept else (part, linear)
+                    value, other = (linear, part) if is_drawn_value else (part, linear)
                     part = value + (other - other.detach())
                 parts.append(part.to(input.dtype))
                 order.append(rows)
@@ -141,7 +144,7 @@ class LinearizedRoIAlign(nn.Module):
         spatial_scale: pixels of the image per unit of the boxes.
         sampling_ratio: points of a bin along either axis; if not positive, as many as the bin has pixels, rounded up.
         aligned: whether pixels have their centres at halves instead of integers.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
     Example:
         >>> align = LinearizedRoIAlign((5, 7), spatial_scale=0.25, sampling_ratio=2, aligned=True)
@@ -237,7 +240,7 @@ def _linearize(
     bin_size: Tensor,
     bins: tuple[int, int],
     sampling: LinearizedSampling,
-    noise: Tensor,
+    noise: Tensor | None,
 ) -> Tensor:
     """The linear model around the centre of each bin, ``(r, C, h, w)``.
 
@@ -279,6 +282,7 @@ def _check(
     sampling_ratio: int,
     sampling: LinearizedSampling,
     noise: Tensor | None,
+    generator: torch.Generator | None,
 ) -> None:
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")
@@ -289,4 +293,4 @@ def _check(
     bad_indices = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
     if bad_indices:
         raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {bad_indices[0]}")
-    check_noise(noise, sampling, len(rois), bins, "input", input)
+    check_noise(noise, generator, sampling, len(rois), bins, "input", input)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from lms_geometry.area_differentiation import area_mean
 from lms_geometry.autocast import is_autocast
-from lms_geometry.backends import operator
+from lms_geometry.backends import area_operator, operator
 from lms_geometry.checks import (
     MODES,
     PADDING_MODES,
@@ -35,17 +36,22 @@ def grid_sample_linearized(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Sample an image at a grid of points, with the linearized gradient for the points.
+    r"""Sample an image at a grid of points, antialiased where the grid shrinks the image.
 
-    Stands for :func:`torch.nn.functional.grid_sample`. Around every point :math:`T(x_i)` it reads a few random samples,
-    fits a plane to what they read, and returns the plane:
+    Stands for :func:`torch.nn.functional.grid_sample`. Where neighbouring points of the grid are more than one source
+    pixel apart, the value is the mean over the area of the output pixel, and the gradient is the derivative of that
+    mean, for the grid and for the image. Where they are not, value and gradient are those of ``grid_sample``, the value
+    to the last bit. Nothing is random. (:mod:`lms_geometry.area` has the equations.)
+
+    With drawn samples, such as :meth:`LinearizedSampling.paper`, it is the sampler of the paper. Around every point
+    :math:`T(x_i)` it reads a few random samples, fits a plane to what they read, and returns the plane:
 
     .. math::
         I_0 + A_1 + A_{uv}^\top \left( T(x) - T(x_i) \right)
 
     (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, what ``grid_sample`` reads,
     plus the intercept :math:`A_1` of the fit; the gradient for the grid is the slope :math:`A_{uv}`; the gradient for
-    the image is that of :math:`I_0`. The slope is by design not the derivative of the value.
+    the image is that of :math:`I_0`. This slope is by design not the derivative of the value.
 
     Convention:
         - ``input`` is :math:`(B, C, H, W)`, ``grid`` is :math:`(B, h, w, 2)` in normalised coordinates, x first, where
@@ -54,7 +60,7 @@ def grid_sample_linearized(
         - ``sampling.sigma`` is in output pixels, ``sampling.jitter`` and the slope are in source pixels
         - a NaN or infinite point, or one more than 100,000 half widths away, counts as outside the image: its value is
           the padding's, its gradient 0
-        - an axis of the image that is one texel long has no slope
+        - for drawn samples, an axis of the image that is one texel long has no slope
 
     Args:
         input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
@@ -63,17 +69,18 @@ def grid_sample_linearized(
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: see above.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         jacobian: derivative of the source point with respect to the output pixel, in source pixels per output pixel,
-            row x first: shape :math:`(B, h, w, 2, 2)`, where B, h and w may be 1. It shapes the samples only and gets
-            no gradient.
-            Finite differences of the grid if ``None``: for points that are not neighbours, as in a list
-            :math:`(B, N, 1, 2)`, they mean nothing, so give the Jacobian, for example the identity. Along an output
-            axis of one pixel they are 0: with ``jitter=0``, as in :meth:`LinearizedSampling.training`, a single pixel
-            has no slope, and a single row or column none across itself.
-        noise: draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`, shared over the batch,
-            or :math:`(B, K - 1, h, w, 2)`. Drawn here if ``None``.
-        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+            row x first: shape :math:`(B, h, w, 2, 2)`, where B, h and w may be 1. With fixed points it gets a
+            gradient, for it says how large the averaged area is; with drawn samples it gets none.
+            Finite differences of the grid if ``None``, through which the gradient for the area then reaches the grid.
+            For points that are not neighbours, as in a list :math:`(B, N, 1, 2)`, differences mean nothing, so give the
+            Jacobian, for example the identity. Along an output axis of one pixel they are 0, so that nothing is
+            averaged along it.
+        noise: for drawn samples, draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`,
+            shared over the batch, or :math:`(B, K - 1, h, w, 2)`. Drawn here if ``None``.
+        generator: for drawn samples, the source of randomness when ``noise`` is ``None``; torch's global one if
+            ``None``.
 
     Returns:
         The sampled image, shape :math:`(B, C, h, w)`, in ``input``'s dtype, or under autocast in that of
@@ -81,7 +88,8 @@ def grid_sample_linearized(
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
+        ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices; if ``noise`` or
+            ``generator`` is given for fixed points.
 
     Example:
         >>> image = torch.rand(2, 3, 20, 30)
@@ -90,7 +98,7 @@ def grid_sample_linearized(
         torch.Size([2, 3, 5, 6])
     """
     sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
-    _check(input, grid, reading, sampling, jacobian, noise)
+    _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.to(torch.promote_types(dtype, torch.float32))
     return sample(input.to(dtype), grid, reading, sampling, jacobian, noise, generator)
@@ -108,11 +116,11 @@ def grid_sample_value_and_slope(
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Sample an image at a grid of points, and return the slope of the fitted plane beside the value.
+    r"""Sample an image at a grid of points, and return the slope beside the value.
 
-    For your own Gauss-Newton or Lucas-Kanade: the slope is the derivative of every value with respect to its point
-    (:math:`A_{uv}` of equation 2), the number that :func:`grid_sample_linearized` hands to autograd. Neither result has
-    an autograd history.
+    For your own Gauss-Newton or Lucas-Kanade: the slope is the derivative of every value with respect to its point, the
+    number that :func:`grid_sample_linearized` hands to autograd (:math:`A_{uv}` of equation 2 for drawn samples). It
+    holds the area of the pixel still. Neither result has an autograd history.
 
     Convention:
         - as :func:`grid_sample_linearized`; the slope is in intensity per **unit of the grid**, half the image's width
@@ -124,7 +132,7 @@ def grid_sample_value_and_slope(
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: meaning of -1 and 1; ``None`` means ``False``.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         jacobian: source pixels per output pixel, as for :func:`grid_sample_linearized`.
         noise: draws of :func:`draw_noise` for this output size; drawn here if ``None``.
         generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
@@ -145,7 +153,7 @@ def grid_sample_value_and_slope(
         >>> image = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
         >>> grid = F.affine_grid(torch.eye(2, 3)[None], (1, 1, 20, 25), align_corners=False)
         >>> target = F.grid_sample(image, grid + torch.tensor([0.2, -0.1]), align_corners=False)
-        >>> shift, sampling = torch.zeros(2), LinearizedSampling(intercept=False, mask_out_of_bounds=False)
+        >>> shift, sampling = torch.zeros(2), LinearizedSampling(sigma=1.0)
         >>> for _ in range(20):
         ...     value, slope = grid_sample_value_and_slope(image, grid + shift, sampling=sampling)
         ...     J, residual = slope.reshape(-1, 2), (value - target).reshape(-1)
@@ -154,10 +162,13 @@ def grid_sample_value_and_slope(
         True
     """
     sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
-    _check(input, grid, reading, sampling, jacobian, noise)
+    _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.detach().to(torch.promote_types(dtype, torch.float32))
     input, grid = _one_batch(input.detach().to(dtype), grid)
+    if not sampling.is_drawn:
+        jacobian = None if jacobian is None else jacobian.detach().to(grid.dtype)
+        return area_operator.area_slopes(input, grid, jacobian, *sampling.averaging, *reading)[:2]
     placement = _placement(grid, sampling, jacobian, noise, generator)
     return operator.linearized_sample(input, grid, placement, sampling, reading)
 
@@ -172,10 +183,10 @@ class LinearizedGridSample(nn.Module):
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: meaning of -1 and 1; ``None`` means ``False``.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
     Example:
-        >>> sample = LinearizedGridSample(sampling=LinearizedSampling(mask_out_of_bounds=False))
+        >>> sample = LinearizedGridSample(padding_mode="border")
         >>> sample(torch.rand(2, 3, 20, 30), torch.zeros(2, 5, 6, 2)).shape
         torch.Size([2, 3, 5, 6])
     """
@@ -239,6 +250,9 @@ def sample(
     in the dtype of ``input``.
     """
     input, grid = _one_batch(input, grid)
+    if not sampling.is_drawn:
+        jacobian = None if jacobian is None else jacobian.to(grid.dtype)
+        return area_mean(input, grid, jacobian, sampling.averaging, reading)
     # While a graph is traced with gradients on, it does not tell which derivatives it will be asked for.
     open_graph = torch.compiler.is_compiling() and torch.is_grad_enabled()
     if not sampling.intercept and not (open_graph or carries_gradient(grid)):
@@ -286,6 +300,7 @@ def _check(
     sampling: LinearizedSampling,
     jacobian: Tensor | None,
     noise: Tensor | None,
+    generator: torch.Generator | None,
 ) -> None:
     check_image("input", input)
     check_tensor("grid", grid, ("B", "h", "w", 2))
@@ -305,4 +320,4 @@ def _check(
                 f"jacobian must have shape ({batch}, {height}, {width}, 2, 2), or 1 for its first three lengths, "
                 f"got {tuple(jacobian.shape)}"
             )
-    check_noise(noise, sampling, batch, (height, width), "input", input)
+    check_noise(noise, generator, sampling, batch, (height, width), "input", input)

@@ -70,7 +70,7 @@ def warp_affine_linearized(
         align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
         fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
             broadcasts to the output. Zeros if ``None``.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.
 
@@ -90,7 +90,7 @@ def warp_affine_linearized(
     """
     check_tensor("M", M, ("B", 2, 3))
     reading = Reading(mode, padding_mode, align_corners)
-    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise)
+    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise, generator)
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
@@ -134,7 +134,7 @@ def warp_perspective_linearized(
         align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
         fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
             broadcasts to the output. Zeros if ``None``.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.
 
@@ -153,7 +153,7 @@ def warp_perspective_linearized(
     """
     check_tensor("M", M, ("B", 3, 3))
     reading = Reading(mode, padding_mode, align_corners)
-    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise)
+    dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise, generator)
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
@@ -193,7 +193,7 @@ def remap_linearized(
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
         align_corners: see above.
         normalized_coordinates: whether the maps are in normalised coordinates, -1 to 1.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for the maps' size, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.
 
@@ -215,12 +215,14 @@ def remap_linearized(
     check_same_batch("map_y", map_y, "map_x", map_x)
     reading, size = Reading(mode, padding_mode, bool(align_corners)), (map_x.shape[1], map_x.shape[2])
     maps = torch.broadcast_tensors(map_x, map_y)
-    check_warp("image", image, "map_y", maps[1], size, reading, PADDING_MODES, sampling, noise)
-    _, sampling = check_warp("image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise)
+    check_warp("image", image, "map_y", maps[1], size, reading, PADDING_MODES, sampling, noise, generator)
+    _, settings = check_warp(
+        "image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise, generator
+    )
     grid = torch.stack(maps, -1).to(torch.promote_types(map_x.dtype, torch.float32))
     if not normalized_coordinates:
         grid = normalize_pixel_coordinates(grid, *image.shape[-2:])
-    return sample_at(image, grid, None, reading, sampling, noise, generator)
+    return sample_at(image, grid, None, reading, settings, noise, generator)
 
 
 def check_warp(
@@ -233,6 +235,7 @@ def check_warp(
     padding_modes: Sequence[str],
     sampling: LinearizedSampling | None,
     noise: Tensor | None,
+    generator: torch.Generator | None,
 ) -> tuple[tuple[int, int], LinearizedSampling]:
     """Check what all warps have in common, and return the size of the output and the settings of the method."""
     dsize, sampling = check_size("dsize", dsize), check_sampling(sampling)
@@ -242,7 +245,7 @@ def check_warp(
     check_choice("mode", reading.mode, MODES)
     check_choice("padding_mode", reading.padding_mode, padding_modes)
     batch = image.shape[0] if other.shape[0] == 1 else other.shape[0]
-    check_noise(noise, sampling, batch, dsize, image_name, image)
+    check_noise(noise, generator, sampling, batch, dsize, image_name, image)
     return dsize, sampling
 
 
@@ -266,7 +269,15 @@ def warp_pixels(
         matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
         matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), reading.align_corners)
         src_from_dst, regular = inverse(matrix)
-        grid, jacobian = project(src_from_dst, regular, dsize, size, reading.align_corners, affine=affine)
+        grid, jacobian = project(
+            src_from_dst,
+            regular,
+            dsize,
+            size,
+            reading.align_corners,
+            affine=affine,
+            differentiable_jacobian=not sampling.is_drawn,
+        )
     if reading.padding_mode != "fill":
         return sample_at(src, grid, jacobian, reading, sampling, noise, generator)
     # A channel of ones beside the image says, at every output pixel, how much of it is image and how much is fill.

@@ -14,6 +14,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from lms_geometry.config import Averaging, Reading
+
 BACKENDS = ("eager", "cpu", "triton")
 VARIABLE = "LMS_GEOMETRY_BACKEND"
 
@@ -26,6 +28,17 @@ def choose(image: Tensor, mode: str) -> ModuleType:
         RuntimeError: if it names one that is not available here.
     """
     return _choose(image.device, lambda backend: backend.supports(image, mode))
+
+
+def choose_for_area(image: Tensor, averaging: Averaging, reading: Reading) -> ModuleType:
+    """The backend that averages such an image over areas, in a module of its own. Raises as :func:`choose`.
+
+    The fused kernels have the slope from edges only.
+    """
+    backend = _choose(
+        image.device, lambda backend: averaging.estimate == "edges" and backend.supports(image, reading.mode)
+    )
+    return import_module(f"{backend.__name__}_area")
 
 
 def choose_for_gradient(gradient: Tensor) -> ModuleType:

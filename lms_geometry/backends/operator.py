@@ -22,14 +22,14 @@ from lms_geometry.footprint import Placement
 Setting = float | bool | str
 _Untyped = Any  # what vmap hands over
 
-_library = torch.library.Library("lms_geometry", "DEF")
-_library.define(
+library = torch.library.Library("lms_geometry", "DEF")
+library.define(
     "linearized_sample(Tensor input, Tensor grid, Tensor? jacobian, Tensor noise, bool whiten, float sigma, "
     "float jitter, float ridge, bool intercept, bool mask_out_of_bounds, str mode, str padding_mode, "
     "bool align_corners) -> (Tensor value, Tensor slope)"
 )
-_library.define("grid_gradient(Tensor gradient, Tensor slope) -> Tensor")
-_library.define(
+library.define("grid_gradient(Tensor gradient, Tensor slope) -> Tensor")
+library.define(
     "image_gradient(Tensor gradient, Tensor grid, SymInt height, SymInt width, str mode, str padding_mode, "
     "bool align_corners) -> Tensor"
 )
@@ -130,10 +130,10 @@ def map_sample(
     if noise_dim is not None and noise.ndim == 5:
         noise, noise_dim = noise.movedim(noise_dim, 0).unsqueeze(1), 0
     results = run(
-        _folded(input, dims[0], sizes),
-        _folded(grid, dims[1], sizes),
-        None if jacobian is None else _folded(jacobian, dims[2], sizes),
-        noise if noise.ndim == 4 else _folded(noise, noise_dim, sizes),
+        folded(input, dims[0], sizes),
+        folded(grid, dims[1], sizes),
+        None if jacobian is None else folded(jacobian, dims[2], sizes),
+        noise if noise.ndim == 4 else folded(noise, noise_dim, sizes),
         *others,
     )
     return tuple(result.unflatten(0, sizes) for result in results), (0, 0)
@@ -148,11 +148,11 @@ def _map_image_gradient(
     info: _Untyped, dims: tuple[int | None, ...], gradient: Tensor, grid: Tensor, *others: _Untyped
 ) -> tuple[Tensor, int]:
     sizes = info.batch_size, gradient.shape[int(dims[0] == 0)]
-    tensors = (_folded(t, d, sizes) for t, d in zip((gradient, grid), dims, strict=False))
+    tensors = (folded(t, d, sizes) for t, d in zip((gradient, grid), dims, strict=False))
     return image_gradient(*tensors, *others).unflatten(0, sizes), 0
 
 
-def _folded(tensor: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
+def folded(tensor: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
     """A tensor's mapped axis and batch, of these ``sizes``, as one; the first may be missing, the second 1."""
     tensor = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
     return tensor.expand(*sizes, *tensor.shape[2:]).flatten(0, 1)
@@ -163,6 +163,6 @@ for _name, _run, _fake, _map in (
     ("grid_gradient", _differentiate_by_grid, _fake_grid_gradient, _map_grid_gradient),
     ("image_gradient", _differentiate_by_image, _fake_image_gradient, _map_image_gradient),
 ):
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"lms_geometry::{_name}", _fake, lib=_library)
-    torch.library.register_vmap(f"lms_geometry::{_name}", _map, lib=_library)
+    library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lms_geometry::{_name}", _fake, lib=library)
+    torch.library.register_vmap(f"lms_geometry::{_name}", _map, lib=library)
