@@ -56,8 +56,9 @@ class LinearizedSampling:
             0 for fixed points.
         ridge: :math:`\epsilon` of the ridge least squares (7) through drawn samples, with offsets in source pixels. At
             least 1e-9: without it a fit to too few samples has no solution.
-        intercept: whether the fit through drawn samples has the row of ones of (6). With it the value is a small blur
-            of the source; without it the value is exactly what an ordinary sampler reads. ``True`` for fixed points.
+        intercept: whether the value is the mean over the samples: the row of ones of (6). Without it the value, and
+            with it the gradient for the image, is exactly what an ordinary sampler reads, and only the gradient for the
+            grid is that of the mean.
         mask_out_of_bounds: whether drawn samples outside the source image are left out of the fit (section 6.1). If
             not, the padding is sampled as if it were image. ``False`` for fixed points.
         pattern: where the samples fall. ``"fixed"``: at the same points of every pixel's area, and nothing is random.
@@ -130,7 +131,7 @@ class LinearizedSampling:
             raise ValueError(
                 f"num_samples must be a square, such as 4, 9 or 16, for fixed points, got {self.num_samples}"
             )
-        for name, wanted in (("jitter", 0), ("intercept", True), ("mask_out_of_bounds", False)):
+        for name, wanted in (("jitter", 0), ("mask_out_of_bounds", False)):
             if getattr(self, name) != wanted:
                 raise ValueError(
                     f"{name} must be {wanted} for fixed points, got {getattr(self, name)}: it is a setting of drawn "

@@ -168,7 +168,8 @@ def grid_sample_value_and_slope(
     input, grid = _one_batch(input.detach().to(dtype), grid)
     if not sampling.is_drawn:
         jacobian = None if jacobian is None else jacobian.detach().to(grid.dtype)
-        return area_operator.area_slopes(input, grid, jacobian, *sampling.averaging, *reading)[:2]
+        value, slope, _ = area_operator.area_slopes(input, grid, jacobian, *sampling.averaging, *reading)
+        return (value if sampling.intercept else read_centre(input, grid, reading)), slope
     placement = _placement(grid, sampling, jacobian, noise, generator)
     return operator.linearized_sample(input, grid, placement, sampling, reading)
 
@@ -250,13 +251,16 @@ def sample(
     in the dtype of ``input``.
     """
     input, grid = _one_batch(input, grid)
-    if not sampling.is_drawn:
-        jacobian = None if jacobian is None else jacobian.to(grid.dtype)
-        return area_mean(input, grid, jacobian, sampling.averaging, reading)
     # While a graph is traced with gradients on, it does not tell which derivatives it will be asked for.
     open_graph = torch.compiler.is_compiling() and torch.is_grad_enabled()
     if not sampling.intercept and not (open_graph or carries_gradient(grid)):
         return read_centre(input, grid, reading)
+    if not sampling.is_drawn:
+        jacobian = None if jacobian is None else jacobian.to(grid.dtype)
+        if sampling.intercept:
+            return area_mean(input, grid, jacobian, sampling.averaging, reading)
+        mean = area_mean(input.detach(), grid, jacobian, sampling.averaging, reading)
+        return read_centre(input, grid, reading) + (mean - mean.detach())
     placement = _placement(grid, sampling, jacobian, noise, generator)
     return linearized_sample(input, grid, placement, sampling, reading)[0]
 

@@ -216,9 +216,7 @@ def remap_linearized(
     reading, size = Reading(mode, padding_mode, bool(align_corners)), (map_x.shape[1], map_x.shape[2])
     maps = torch.broadcast_tensors(map_x, map_y)
     check_warp("image", image, "map_y", maps[1], size, reading, PADDING_MODES, sampling, noise, generator)
-    _, settings = check_warp(
-        "image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise, generator
-    )
+    _, settings = check_warp("image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise, generator)
     grid = torch.stack(maps, -1).to(torch.promote_types(map_x.dtype, torch.float32))
     if not normalized_coordinates:
         grid = normalize_pixel_coordinates(grid, *image.shape[-2:])

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
+from settings import paper
 
 from lms_geometry import LinearizedSampling, backends
 from lms_geometry.config import Reading
 from lms_geometry.differentiation import linearized_sample
 from lms_geometry.footprint import Placement
 
-PAPER = LinearizedSampling()
-WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+PAPER = paper()
+WHITENED = paper(pattern="whitened", mask_out_of_bounds=False)
 PADDING_MODES = ("zeros", "border", "reflection")
 
 # With the default ridge of 1e-3 a fit to fewer samples than unknowns keeps three digits of float32's seven. So where

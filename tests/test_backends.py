@@ -26,8 +26,9 @@ from backend_cases import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from settings import paper
 
-from lms_geometry import LinearizedSampling, backends, draw_noise, grid_sample_linearized
+from lms_geometry import backends, draw_noise, grid_sample_linearized
 from lms_geometry.backends import cpu, eager
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
@@ -144,7 +145,7 @@ def test_settings_at_the_ends_of_their_ranges_give_finite_output_and_gradients(s
     image, grid = torch.rand(1, 2, 9, 11), (2 * torch.rand(1, 4, 5, 2) - 1).requires_grad_()
     for scale, pattern in itertools.product((1e-6, 1.0, 1e6), ("gaussian", "whitened")):
         jacobian = scale * torch.randn(1, 4, 5, 2, 2)
-        sampling = LinearizedSampling(sigma=sigma, jitter=jitter, ridge=ridge, pattern=pattern)
+        sampling = paper(sigma=sigma, jitter=jitter, ridge=ridge, pattern=pattern)
         out = grid_sample_linearized(image, grid, jacobian=jacobian, sampling=sampling)
         assert out.isfinite().all()
         assert torch.autograd.grad(out.sum(), grid)[0].isfinite().all()
@@ -205,7 +206,7 @@ from lms_geometry.backends import cpu
 from lms_geometry.config import Reading
 from lms_geometry.footprint import Placement
 torch.set_num_threads(2)
-sampling = LinearizedSampling()
+sampling = paper()
 image, grid, noise = torch.rand(4, 3, 20, 21), 2 * torch.rand(4, 40, 41, 2) - 1, draw_noise(sampling, (40, 41))
 sample = lambda: cpu.sample(image, grid, Placement(noise), sampling, Reading("bilinear", "zeros", False))
 before = sample()

@@ -7,6 +7,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from kornia.geometry.conversions import convert_affinematrix_to_homography
 from PIL import Image
+from settings import paper
 from skimage import data
 
 from benchmarks import (
@@ -25,7 +26,7 @@ from benchmarks import (
 )
 from benchmarks.datasets import load_images
 from benchmarks.photos import load_photos
-from lms_geometry import LinearizedSampling, backends, draw_noise
+from lms_geometry import backends, draw_noise
 from lms_geometry.backends import cpu
 from lms_geometry.registration.metrics import corner_error
 
@@ -288,7 +289,7 @@ def test_multi_scale_sampling_is_the_mean_over_three_blurred_images():
 @pytest.mark.parametrize("place", [patterns.antithetic, patterns.ring, patterns.two_rings, patterns.spiral])
 @pytest.mark.parametrize("count", [4, 8, 9])
 def test_patterns_have_mean_0_and_variance_1(place, count):
-    noise = place(LinearizedSampling(num_samples=count), (60, 70), torch.Generator().manual_seed(0))
+    noise = place(paper(num_samples=count), (60, 70), torch.Generator().manual_seed(0))
     assert noise.shape == (count - 1, 60, 70, 2)
     assert noise.mean((0, 1, 2)).abs().max() < 0.03
     covariance = torch.einsum("khwi,khwj->ij", noise, noise) / noise[..., 0].numel()
@@ -296,7 +297,7 @@ def test_patterns_have_mean_0_and_variance_1(place, count):
 
 
 def test_quasi_random_samples_are_normal():
-    noise = patterns.quasi_random(LinearizedSampling(), (60, 70), torch.Generator().manual_seed(0))
+    noise = patterns.quasi_random(paper(), (60, 70), torch.Generator().manual_seed(0))
     assert noise.std().item() == pytest.approx(1, abs=0.02)
     assert (noise.abs() < 1).float().mean().item() == pytest.approx(0.683, abs=0.01)
 

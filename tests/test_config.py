@@ -2,22 +2,23 @@ import dataclasses
 import pickle
 
 import pytest
+from settings import paper
 
 from lms_geometry import LinearizedSampling
 
 
 def test_the_defaults_are_the_paper():
-    assert LinearizedSampling.paper() == LinearizedSampling()
-    assert dataclasses.astuple(LinearizedSampling()) == (8, 1.0, 1.0, 1e-3, True, True, "gaussian")
+    assert LinearizedSampling.paper() == paper()
+    assert dataclasses.astuple(paper()) == (8, 1.0, 1.0, 1e-3, True, True, "gaussian")
 
 
 def test_presets_are_whitened_and_differ_in_mask_and_spread():
-    assert LinearizedSampling.alignment() == LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
-    assert LinearizedSampling.training() == LinearizedSampling(pattern="whitened", sigma=0.3, jitter=0.0)
+    assert LinearizedSampling.alignment() == paper(pattern="whitened", mask_out_of_bounds=False)
+    assert LinearizedSampling.training() == paper(pattern="whitened", sigma=0.3, jitter=0.0)
 
 
 def test_settings_are_frozen_hashable_and_picklable():
-    sampling = LinearizedSampling(num_samples=5, pattern="whitened")
+    sampling = paper(num_samples=5, pattern="whitened")
     with pytest.raises(dataclasses.FrozenInstanceError):
         sampling.sigma = 2.0
     assert pickle.loads(pickle.dumps(sampling)) == sampling
@@ -52,7 +53,7 @@ def test_settings_are_frozen_hashable_and_picklable():
 )
 def test_settings_outside_their_range_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
-        LinearizedSampling(**settings)
+        paper(**settings)
 
 
 @pytest.mark.parametrize(
@@ -68,4 +69,4 @@ def test_settings_outside_their_range_are_refused(settings, error, message):
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(settings):
-    assert LinearizedSampling(**settings) != LinearizedSampling()
+    assert paper(**settings) != paper()

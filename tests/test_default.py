@@ -209,3 +209,16 @@ def test_points_that_are_not_finite_read_the_padding_and_get_no_gradient():
     assert by_grid.isfinite().all()
     assert (value[0, :, 1, 2] == 0).all()
     assert (by_grid[0, 1, 2] == 0).all()
+
+
+def test_without_the_intercept_the_value_is_bilinear_and_the_gradient_that_of_the_mean():
+    theta = torch.tensor([[[2.5, 0.3, 0.1], [-0.2, 2.0, 0.0]]])
+    grid = grid_of(theta[0], False, size=(7, 9))
+    exact = LinearizedSampling(intercept=False)
+    value, (by_image, by_grid) = gradients(lambda i, g: grid_sample_linearized(i, g, sampling=exact), image(), grid)
+    plain, (by_plain_image, _) = gradients(lambda i, g: F.grid_sample(i, g, align_corners=False), image(), grid)
+    _, (_, by_averaged_grid) = gradients(grid_sample_linearized, image(), grid)
+    assert torch.equal(value, plain)
+    torch.testing.assert_close(by_image, by_plain_image)
+    torch.testing.assert_close(by_grid, by_averaged_grid)
+    assert torch.equal(grid_sample_value_and_slope(image(), grid, sampling=exact)[0], plain)

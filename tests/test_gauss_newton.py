@@ -1,8 +1,8 @@
 import pytest
 import torch
 from kornia.geometry import homography_warp
+from settings import paper
 
-from lms_geometry import LinearizedSampling
 from lms_geometry.registration.gauss_newton import _normal_equations, _step
 from lms_geometry.registration.motion import PARAMETERS, motion_matrix
 from lms_geometry.registration.problem import Problem
@@ -68,7 +68,7 @@ def test_on_a_plane_one_step_of_linearized_sampling_finds_the_translation():
     target = homography_warp(source, start @ middle @ motion_matrix("translation", wanted[0], (6, 6)), (6, 6))
     mask = torch.ones_like(target[:, :1])
     problem = Problem(source, target, start @ middle, (6, 6), "translation", None, mask, False, "squared")
-    sampling = LinearizedSampling(pattern="whitened", intercept=False, sigma=0.5)
+    sampling = paper(pattern="whitened", intercept=False, sigma=0.5)
     now = _normal_equations(problem, torch.zeros_like(wanted), sampling, torch.Generator().manual_seed(0))
     step = -torch.linalg.solve(now.matrix, now.gradient)
     torch.testing.assert_close(step, wanted, rtol=1e-3, atol=1e-4)

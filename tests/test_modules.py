@@ -1,17 +1,17 @@
 import pytest
 import torch
 from kornia.geometry import HomographyWarper, ImageRegistrator
+from settings import paper
 
 from lms_geometry import (
     LinearizedGridSample,
     LinearizedHomographyWarper,
-    LinearizedSampling,
     draw_noise,
     grid_sample_linearized,
     homography_warp_linearized,
 )
 
-SAMPLING = LinearizedSampling(num_samples=5)
+SAMPLING = paper(num_samples=5)
 
 
 def test_grid_sample_module_equals_the_function():
@@ -27,7 +27,7 @@ def test_grid_sample_module_equals_the_function():
 def test_homography_warper_equals_the_function_and_kornias(normalized_coordinates):
     image = torch.rand(2, 3, 9, 11)
     M = torch.eye(3) + 0.02 * torch.randn(2, 3, 3)
-    exact = LinearizedSampling(intercept=False)
+    exact = paper(intercept=False)
     options = {"padding_mode": "border", "normalized_coordinates": normalized_coordinates, "align_corners": True}
     theirs, ours = HomographyWarper(4, 5, **options), LinearizedHomographyWarper(4, 5, **options, sampling=exact)
     torch.testing.assert_close(ours(image, M), theirs(image, M), rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from kornia.geometry import homography_warp, warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
+from settings import paper
 
 from lms_geometry import Adam, Annealed, GaussNewton, LinearizedSampling, register
 
@@ -116,7 +117,7 @@ def test_the_same_seed_gives_the_same_result_and_leaves_the_global_generator_alo
         "bilinear",
         lambda source, homography, size, step: homography_warp(source, homography, size),
         LinearizedSampling.paper(),
-        LinearizedSampling(intercept=False),
+        paper(intercept=False),
     ],
 )
 def test_any_sampler_may_be_used(sampler):
@@ -140,10 +141,10 @@ def test_adam_changes_its_sampling_only_if_it_is_annealed(monkeypatch):
     registration_warp = adam.homography_warp_linearized
     monkeypatch.setattr(adam, "homography_warp_linearized", spy)
     source, target = draw_scene(SIZE), draw_scene(DSIZE)
-    register(source, target, solver=Adam(steps=4, sampler=LinearizedSampling(sigma=2.0)))
+    register(source, target, solver=Adam(steps=4, sampler=paper(sigma=2.0)))
     assert seen == [(2.0, True)] * 4
     seen.clear()
-    register(source, target, solver=Adam(steps=4, sampler=Annealed(8.0, 1.0, LinearizedSampling(sigma=2.0))))
+    register(source, target, solver=Adam(steps=4, sampler=Annealed(8.0, 1.0, paper(sigma=2.0))))
     assert seen == [(8.0, True), (4.0, True), (2.0, True), (1.0, False)]
 
 

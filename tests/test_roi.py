@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
+from settings import paper
 from torch.overrides import TorchFunctionMode
 from torchvision import ops
 
-from lms_geometry import LinearizedRoIAlign, LinearizedSampling, draw_noise, roi, roi_align_linearized
+from lms_geometry import LinearizedRoIAlign, draw_noise, roi, roi_align_linearized
 
-EXACT = LinearizedSampling(intercept=False)
-WHITENED = LinearizedSampling(intercept=False, mask_out_of_bounds=False, pattern="whitened")
+EXACT = paper(intercept=False)
+WHITENED = paper(intercept=False, mask_out_of_bounds=False, pattern="whitened")
 N, C, H, W = 2, 3, 17, 23
 BINS = (3, 5)
 INSIDE = torch.tensor(
@@ -27,7 +28,7 @@ EMPTY = torch.tensor([[0, 5.5, 4.5, 5.5, 9.0], [1, 3.0, 8.0, 3.0, 8.0], [1, 9.0,
 BOXES = torch.cat((INSIDE, LEAVING, EMPTY))
 conventions = pytest.mark.parametrize("aligned", [False, True])
 settings_of_the_method = pytest.mark.parametrize(
-    "sampling", [LinearizedSampling(), EXACT, WHITENED], ids=["paper", "exact", "whitened"]
+    "sampling", [paper(), EXACT, WHITENED], ids=["paper", "exact", "whitened"]
 )
 samplings = pytest.mark.parametrize("sampling_ratio", [-1, 1, 3])
 
@@ -110,7 +111,7 @@ class TestValuesWithoutTheIntercept:
 
 
 def test_the_default_dtype_does_not_matter():
-    image, noise = torch.randn(N, C, H, W), draw_noise(LinearizedSampling(), BINS)
+    image, noise = torch.randn(N, C, H, W), draw_noise(paper(), BINS)
     expected = roi_align_linearized(image, BOXES, BINS, noise=noise)
     torch.set_default_dtype(torch.float64)
     try:
@@ -121,7 +122,7 @@ def test_the_default_dtype_does_not_matter():
 
 @conventions
 @samplings
-@pytest.mark.parametrize("sampling", [LinearizedSampling(), EXACT], ids=["intercept", "exact"])
+@pytest.mark.parametrize("sampling", [paper(), EXACT], ids=["intercept", "exact"])
 def test_gradient_for_the_image_is_torchvisions(sampling_ratio, aligned, sampling):
     image, boxes = torch.randn(N, C, H, W, requires_grad=True), torch.cat((INSIDE, LEAVING))
     args = (BINS, 1.0, sampling_ratio, aligned)
@@ -195,7 +196,7 @@ class TestGradientForTheBoxes:
         image = 1 + torch.rand(1, 2, H, W)
         gradients = []
         for masked in (True, False):
-            sampling = LinearizedSampling(pattern="whitened", mask_out_of_bounds=masked)
+            sampling = paper(pattern="whitened", mask_out_of_bounds=masked)
             boxes = torch.tensor([[0, -8.0, 2.0, -2.0, 14.0], [0, -90.0, 2.0, -70.0, 14.0]], requires_grad=True)
             noise = draw_noise(sampling, BINS).clamp(-1, 1)
             pooled = roi_align_linearized(image, boxes, BINS, 1.0, 2, sampling=sampling, noise=noise)
@@ -209,7 +210,7 @@ class TestGradientForTheBoxes:
 
     @pytest.mark.parametrize("masked", [True, False])
     def test_across_the_border_it_is_that_of_the_oracles_slopes_with_the_border_repeated_once(self, masked):
-        image, sampling = torch.rand(1, C, H, W), LinearizedSampling(ridge=0.1, mask_out_of_bounds=masked)
+        image, sampling = torch.rand(1, C, H, W), paper(ridge=0.1, mask_out_of_bounds=masked)
         noise = draw_noise(sampling, BINS, generator=torch.Generator().manual_seed(0))
         surrounded = F.pad(image, (1, 1, 1, 1), "replicate")
         for _, *corners in LEAVING[[0, 1, 3]].tolist():
@@ -239,7 +240,7 @@ class TestPrecision:
     def test_half_precision_is_computed_in_single(self):
         image = torch.randn(N, C, H, W)
         for dtype in (torch.float16, torch.bfloat16):
-            noise = draw_noise(LinearizedSampling(), BINS)
+            noise = draw_noise(paper(), BINS)
             found = []
             for working in (dtype, torch.float32):
                 boxes = INSIDE.to(dtype).to(working).requires_grad_()
@@ -316,7 +317,7 @@ class TestDraws:
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_are_shared_by_the_boxes_or_each_ones_own(self):
-        image, sampling = torch.randn(N, C, H, W), LinearizedSampling(num_samples=5)
+        image, sampling = torch.randn(N, C, H, W), paper(num_samples=5)
         own = drawn_for_each(BOXES, sampling, BINS)
         together = roi_align_linearized(image, BOXES, BINS, sampling=sampling, noise=own)
         for number, box in enumerate(BOXES):
@@ -327,7 +328,7 @@ class TestDraws:
 class TestMemory:
     def test_chunks_of_boxes_change_nothing(self, monkeypatch):
         image, boxes = torch.randn(N, C, H, W, requires_grad=True), BOXES.clone().requires_grad_()
-        noise, weight = drawn_for_each(boxes, LinearizedSampling(), BINS), torch.randn(len(boxes), C, *BINS)
+        noise, weight = drawn_for_each(boxes, paper(), BINS), torch.randn(len(boxes), C, *BINS)
         found = []
         for chunk in (roi._CHUNK, 1, 3 * C * BINS[0] * W):
             monkeypatch.setattr(roi, "_CHUNK", chunk)

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import linearized, pixels_of, points_of, value_and_slopes
+from settings import paper
 
 from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized, grid_sample_value_and_slope
 
-PAPER = LinearizedSampling()
-WHITENED = LinearizedSampling(pattern="whitened", mask_out_of_bounds=False)
+PAPER = paper()
+WHITENED = paper(pattern="whitened", mask_out_of_bounds=False)
 SETTINGS = {
     "paper": PAPER,
     "mask off": replace(PAPER, mask_out_of_bounds=False),

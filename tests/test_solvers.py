@@ -6,6 +6,7 @@ import pytest
 import torch
 from kornia.geometry import homography_warp, warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
+from settings import paper
 
 from lms_geometry import Adam, Annealed, GaussNewton, LinearizedSampling, Stage, register
 from lms_geometry.registration import gauss_newton
@@ -13,13 +14,13 @@ from lms_geometry.registration.schedule import SEARCH
 
 
 def test_sigma_falls_geometrically_and_then_the_intercept_is_dropped():
-    annealed = Annealed(8.0, 0.5, LinearizedSampling(num_samples=5))
+    annealed = Annealed(8.0, 0.5, paper(num_samples=5))
     settings = [annealed.at(share) for share in (0.0, 0.1875, 0.375, 0.75, 0.9)]
     assert [setting.sigma for setting in settings] == pytest.approx([8, 4, 2, 0.5, 0.5])
     assert [setting.intercept for setting in settings] == [True, True, True, False, False]
     assert all(setting.num_samples == 5 for setting in settings)
     assert not annealed.at(0.5, exact_from=0.5).intercept
-    assert not Annealed(8.0, 0.5, LinearizedSampling(intercept=False)).at(0).intercept
+    assert not Annealed(8.0, 0.5, paper(intercept=False)).at(0).intercept
 
 
 def test_solvers_are_values():

@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from settings import paper
 from torch import nn
 
 import lms_geometry
-from lms_geometry import LinearizedSampling, _torch_private, draw_noise, grid_sample_linearized
+from lms_geometry import _torch_private, draw_noise, grid_sample_linearized
 
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 
 
 class Model(nn.Module):

@@ -8,12 +8,12 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from settings import paper
 from torch.export import Dim
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from lms_geometry import (
     LinearizedGridSample,
-    LinearizedSampling,
     draw_noise,
     grid_sample_linearized,
     homography_warp_linearized,
@@ -22,7 +22,7 @@ from lms_geometry import (
     warp_perspective_linearized,
 )
 
-SAMPLING = LinearizedSampling(num_samples=4)
+SAMPLING = paper(num_samples=4)
 B, C, H, W, h, w = 2, 3, 11, 13, 4, 5
 
 
@@ -108,7 +108,7 @@ def test_forward_and_reverse_mode_agree(name, image, noise):
 
 
 def test_without_intercept_forward_mode_still_sees_the_slope(image, noise):
-    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    sampling = paper(num_samples=4, intercept=False)
     grid = 0.5 * torch.randn(B, h, w, 2)
 
     def sample(points):
@@ -119,7 +119,7 @@ def test_without_intercept_forward_mode_still_sees_the_slope(image, noise):
 
 
 def test_without_intercept_a_derivative_taken_around_vmap_still_sees_the_slope(image, noise):
-    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    sampling = paper(num_samples=4, intercept=False)
     grid = 0.5 * torch.randn(B, h, w, 2)
 
     def sample(i, points):
@@ -135,7 +135,7 @@ def test_without_intercept_a_derivative_taken_around_vmap_still_sees_the_slope(i
 
 @pytest.mark.parametrize("intercept", [True, False])
 def test_forward_mode_around_vmap_and_inside_it_is_that_of_the_batch(image, noise, intercept):
-    sampling = LinearizedSampling(num_samples=4, intercept=intercept)
+    sampling = paper(num_samples=4, intercept=intercept)
     grid, directions = torch.rand(B, h, w, 2) - 0.5, (torch.randn(B, C, H, W), torch.randn(B, h, w, 2))
 
     def sample(image, grid):
@@ -193,7 +193,7 @@ def test_mixed_second_derivatives_are_the_same_in_every_way(image, noise):
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("arguments", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_second_derivatives_are_the_same_in_every_nesting(arguments, intercept):
-    sampling = LinearizedSampling(num_samples=4, intercept=intercept)
+    sampling = paper(num_samples=4, intercept=intercept)
     image, grid = torch.rand(1, 1, 3, 4), torch.rand(1, 2, 3, 2) - 0.5
     noise = draw_noise(sampling, (2, 3))
 
@@ -216,7 +216,7 @@ def test_compiled_without_gradients_the_exact_value_costs_no_samples(image):
         operators.extend(str(node.target) for node in graph.graph.nodes)
         return graph.forward
 
-    sampling = LinearizedSampling(intercept=False)
+    sampling = paper(intercept=False)
     grid = torch.rand(B, h, w, 2)
     torch._dynamo.reset()
     compiled = torch.compile(lambda i, g: grid_sample_linearized(i, g, sampling=sampling), backend=backend)
@@ -227,7 +227,7 @@ def test_compiled_without_gradients_the_exact_value_costs_no_samples(image):
 
 
 def test_compiled_forward_mode_sees_the_slope_even_without_gradients(image, noise):
-    sampling = LinearizedSampling(num_samples=4, intercept=False)
+    sampling = paper(num_samples=4, intercept=False)
     grid, direction = torch.rand(B, h, w, 2) - 0.5, torch.randn(B, h, w, 2)
 
     def slope(points):

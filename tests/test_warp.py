@@ -6,9 +6,9 @@ import pytest
 import torch
 from kornia.geometry.conversions import normalize_homography
 from oracle import pixels_of
+from settings import paper
 
 from lms_geometry import (
-    LinearizedSampling,
     draw_noise,
     grid_sample_linearized,
     homography_warp_linearized,
@@ -19,7 +19,7 @@ from lms_geometry import (
 from lms_geometry.footprint import finite_difference_jacobian
 from lms_geometry.projection import inverse, project
 
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 B, C, H, W, h, w = 3, 2, 17, 23, 7, 11
 both_corners = pytest.mark.parametrize("align_corners", [False, True])
 modes = pytest.mark.parametrize("mode", ["bilinear", "nearest"])
@@ -139,7 +139,7 @@ class TestJacobian:
 
     def test_a_warp_equals_sampling_its_grid_with_its_jacobian(self):
         src, M = torch.rand(B, C, H, W), _affine()
-        sampling = LinearizedSampling()
+        sampling = paper()
         noise = draw_noise(sampling, (h, w))
         matrix = torch.cat((M, torch.tensor([0.0, 0.0, 1.0]).expand(B, 1, 3)), 1)
         y, x = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
@@ -153,7 +153,7 @@ class TestJacobian:
 
 @pytest.mark.parametrize("warp", [warp_affine_linearized, warp_perspective_linearized, homography_warp_linearized])
 def test_either_batch_may_be_shared(warp):
-    noise = draw_noise(LinearizedSampling(), (h, w))
+    noise = draw_noise(paper(), (h, w))
     src, M = torch.rand(B, C, H, W), _affine() if warp is warp_affine_linearized else _homography()
     for a, b in ((src[:1], M), (src, M[:1])):
         expected = warp(a.expand(B, -1, -1, -1), b.expand(B, -1, -1).contiguous(), (h, w), noise=noise)
@@ -169,7 +169,7 @@ def test_one_image_and_no_matrix_give_an_empty_batch(warp):
 
 def test_maps_may_be_shared():
     image, maps = torch.rand(B, C, H, W), 15 * torch.rand(2, B, h, w)
-    noise = draw_noise(LinearizedSampling(), (h, w))
+    noise = draw_noise(paper(), (h, w))
     for arguments in ((image[:1], *maps), (image, *maps[:, :1]), (image, maps[0], maps[1, :1])):
         expanded = [t.expand(B, *t.shape[1:]) for t in arguments]
         torch.testing.assert_close(remap_linearized(*arguments, noise=noise), remap_linearized(*expanded, noise=noise))
@@ -180,7 +180,7 @@ def test_maps_may_be_shared():
 @pytest.mark.parametrize("bad", [0.0, torch.nan, torch.inf, -torch.inf, 1e30])
 def test_a_matrix_without_an_inverse_puts_its_image_outside_with_gradient_0(bad, intercept, padding_mode):
     src, fill = torch.rand(2, C, H, W), torch.tensor([0.25, 0.75])
-    sampling = LinearizedSampling(intercept=intercept)
+    sampling = paper(intercept=intercept)
     for warp, good in ((warp_affine_linearized, _affine(2)), (warp_perspective_linearized, _homography(2))):
         M = good.clone()
         M[1] = bad
@@ -220,7 +220,7 @@ def test_points_on_a_horizon_are_outside():
 
 def test_a_multiple_of_a_homography_is_the_same_warp():
     src, M = torch.rand(B, C, H, W), _homography()
-    noise = draw_noise(LinearizedSampling(), (h, w))
+    noise = draw_noise(paper(), (h, w))
     for scale in (-3.0, 1e-12, 1e12):
         torch.testing.assert_close(
             warp_perspective_linearized(src, scale * M, (h, w), noise=noise),

@@ -2,12 +2,11 @@
 
 import torch
 import torch.nn.functional as F
+from settings import paper
 from torch import nn
 
-from lms_geometry import LinearizedSampling
-
 # Without the row of ones no value changes, so that gradients alone tell what was swapped.
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 IMAGE = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(1))
 THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]])
 BASE = F.affine_grid(torch.eye(2, 3)[None], (1, 3, 5, 7), align_corners=False)

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize, replace
+from settings import paper
 from torch import nn
 from torch.nn.functional import grid_sample
 from two_transformers import IMAGE, THETA
 
-from lms_geometry import LinearizedSampling, grid_sample_linearized
+from lms_geometry import grid_sample_linearized
 
 
 def grid_of(theta, align_corners=False):
@@ -58,7 +59,7 @@ def test_a_call_is_swapped_with_the_arguments_it_had(form):
 
 
 def test_an_omitted_align_corners_means_false():
-    exact = LinearizedSampling(intercept=False)
+    exact = paper(intercept=False)
     with linearize(sampling=exact):
         value, _ = value_and_gradient(lambda grid: F.grid_sample(IMAGE, grid))
     torch.testing.assert_close(value, F.grid_sample(IMAGE, grid_of(THETA), align_corners=False), rtol=0, atol=0)
@@ -72,7 +73,7 @@ def test_a_call_inside_kornia_is_swapped_and_named_with_its_caller():
         return torch.autograd.grad(kornia.geometry.warp_affine(IMAGE, m, (5, 7)).square().sum(), m)[0]
 
     plain = gradient()
-    with linearize(sampling=LinearizedSampling(intercept=False), seed=0) as patch:
+    with linearize(sampling=paper(intercept=False), seed=0) as patch:
         linearized = gradient()
     assert not torch.allclose(plain, linearized, rtol=0.1)
     assert "kornia/" in patch.report()

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.icstn import linearize_icstn
+from settings import paper
 from torch import nn
 
-from lms_geometry import LinearizedSampling
-
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 IMAGE = torch.rand(2, 1, 20, 29, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 SHEAR = np.array([[0.9, 0.1, 0.0], [0.0, 0.8, 0.05], [0.0, 0.0, 1.0]], dtype=np.float32)
 WARPS = {
@@ -68,7 +67,7 @@ def test_the_gradient_is_the_true_one_on_a_plane(warp, kind):
     y, x = torch.meshgrid(torch.arange(200.0), torch.arange(290.0), indexing="ij")
     image = (0.3 * x - 0.2 * y).double().expand(2, 1, -1, -1)
     inside = SHEAR * np.array([[0.3], [0.3], [1]], dtype=np.float32)
-    near = LinearizedSampling(intercept=False, sigma=0.2, ridge=1e-9)
+    near = paper(intercept=False, sigma=0.2, ridge=1e-9)
 
     def gradient():
         p = matrices(kind)

@@ -8,10 +8,11 @@ from kornia.geometry import ImageRegistrator, pyrdown
 from kornia.geometry.transform.image_registrator import Similarity
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.kornia import linearize_lafs, linearize_registrator
+from settings import paper
 
-from lms_geometry import LinearizedHomographyWarper, LinearizedSampling, draw_noise, grid_sample_linearized
+from lms_geometry import LinearizedHomographyWarper, draw_noise, grid_sample_linearized
 
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 
 
 def blob(x, y, size=(26, 34)):
@@ -28,7 +29,7 @@ def test_a_registrator_with_a_linearized_warper_finds_the_shift(named):
     if named:
         found = registrator(model_type="translation")
         original = found.warper
-        patch = linearize_registrator(found, sampling=LinearizedSampling(mask_out_of_bounds=False))
+        patch = linearize_registrator(found, sampling=paper(mask_out_of_bounds=False))
     else:
         found = registrator(model_type=Similarity(False, False, True), warper=LinearizedHomographyWarper)
     matrix = found.register(blob(20, 11), blob(16, 13))
@@ -83,7 +84,7 @@ def test_the_gradient_is_the_true_one_on_a_plane(extract):
     rows, columns = torch.meshgrid(torch.arange(45.0), torch.arange(61.0), indexing="ij")
     plane = (0.3 * columns - 0.2 * rows).expand(2, 1, -1, -1)
     inside = torch.tensor([[0, 0], [0, 1], [1, 1]])
-    with linearize_lafs(sampling=LinearizedSampling(intercept=False, sigma=0.1, jitter=0.2, ridge=1e-6)):
+    with linearize_lafs(sampling=paper(intercept=False, sigma=0.1, jitter=0.2, ridge=1e-6)):
         got = gradient(extract, plane)
     want = gradient(extract, plane)
     for b, n in inside.tolist():
@@ -101,7 +102,7 @@ def test_samples_stay_within_the_level_of_their_patch():
         got = extract_patches_from_pyramid(IMAGE, frames, PS=size)
     got_gradient = torch.autograd.grad(got.square().sum(), frames)[0]
 
-    generator, sampling = torch.Generator().manual_seed(3), LinearizedSampling()
+    generator, sampling = torch.Generator().manual_seed(3), paper()
     scale = 2 * FRAMES[..., :2].det().abs().sqrt() / size
     which = scale.log2().floor().clamp(0, len(levels) - 1).long()
     assert set(which.flatten().tolist()) == {0, 1, 2}

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from lms_geometry.integrations.replacement import replace
 from lms_geometry.integrations.roi_align import linearize_roi_align
+from settings import paper
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -17,9 +18,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from lms_geometry import LinearizedSampling, roi_align_linearized
+from lms_geometry import roi_align_linearized
 
-EXACT = LinearizedSampling(intercept=False)
+EXACT = paper(intercept=False)
 BINDINGS = ["torchvision.ops", "torchvision.ops.roi_align", "torchvision.ops.poolers"]
 
 

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.stn import linearize_stn
+from settings import paper
 from torch import nn
 
-from lms_geometry import LinearizedSampling, grid_sample_linearized
+from lms_geometry import grid_sample_linearized
 
 THETA = torch.tensor([[[0.6, 0.1, 0.1], [-0.2, 0.5, 0.0]], [[0.4, 0.0, -0.3], [0.1, 0.7, 0.2]]], dtype=torch.float64)
 IMAGE = torch.rand(2, 3, 19, 26, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -94,11 +95,11 @@ def test_a_grid_that_was_changed_has_finite_differences(change):
 
 def test_one_grid_serves_several_images_of_different_size():
     theta = THETA.clone().requires_grad_()
-    with linearize_stn(sampling=LinearizedSampling(intercept=False)):
+    with linearize_stn(sampling=paper(intercept=False)):
         grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
         torch.manual_seed(0)
         got = [F.grid_sample(image, grid, align_corners=False).sum() for image in (IMAGE, IMAGE[..., ::3])]
-    with linearize(sampling=LinearizedSampling(intercept=False)):
+    with linearize(sampling=paper(intercept=False)):
         torch.manual_seed(0)
         want = [F.grid_sample(image, grid, align_corners=False).sum() for image in (IMAGE, IMAGE[..., ::3])]
     for a, b in zip(got, want, strict=True):

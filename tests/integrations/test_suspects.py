@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from settings import paper
 from torch import nn
 from two_transformers import IMAGE, grid_that_learns, sample
-
-from lms_geometry import LinearizedSampling
 
 
 def identity(height, width, batch=2):
@@ -110,7 +109,7 @@ def test_the_grid_of_a_warped_image_is_not_suspect(angle, scale):
     cos, sin = scale * torch.tensor(angle).cos(), scale * torch.tensor(angle).sin()
     theta = torch.tensor([[cos, -sin, 0.1], [sin, cos, -0.1]]).repeat(2, 1, 1)
     grid = F.affine_grid(theta, (2, 3, 15, 22), align_corners=False) + 0.01 * scale * torch.randn(2, 15, 22, 2)
-    with linearize(sampling=LinearizedSampling(mask_out_of_bounds=False)) as patch:
+    with linearize(sampling=paper(mask_out_of_bounds=False)) as patch:
         sample(IMAGE, grid.requires_grad_())
     assert patch.report().count("\n") == 1
 
@@ -119,7 +118,7 @@ def test_the_grid_of_a_warped_image_is_not_suspect(angle, scale):
 def test_a_masked_sampling_that_reads_mostly_outside_is_told(masked):
     """A patch that is pasted into a box of a canvas: outside of the box, the canvas reads outside of the patch."""
     canvas = (identity(20, 30) * 4).requires_grad_()
-    with linearize(sampling=LinearizedSampling(mask_out_of_bounds=masked)) as patch:
+    with linearize(sampling=paper(mask_out_of_bounds=masked)) as patch:
         sample(IMAGE, canvas)
     rows, columns = ([abs(4 * (2 * i + 1 - n) / n) <= 1 for i in range(n)] for n in (20, 30))
     outside = 1 - sum(rows) * sum(columns) / (20 * 30)
@@ -135,7 +134,7 @@ def test_grids_where_the_plain_sampler_gives_nan_are_counted(value):
     broken = grid.clone()
     broken[1, 2, 3, 0] = value
     assert sample(IMAGE, broken).isnan().any()
-    with linearize(sampling=LinearizedSampling(intercept=False)) as patch:
+    with linearize(sampling=paper(intercept=False)) as patch:
         for points in (grid, broken, broken):
             assert sample(IMAGE, points.clone().requires_grad_()).isfinite().all()
     assert "its grid was NaN or infinite somewhere in 2 of 3 calls" in patch.report()
