@@ -2,12 +2,14 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from traceback import FrameSummary
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -21,6 +23,9 @@ from . import _torch_private
 LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
 _HIDDEN = (HERE, _TORCH)
 _CHECKPOINT = torch.utils.checkpoint.__file__
+
+# The warnings that were given, as the module warnings notes them.
+_WARNED: dict[Any, Any] = {}
 
 # The functions of kornia that sample an image in which the levels of a pyramid lie side by side: samples around a point
 # of one level would reach into another. The helpers are called by them.
@@ -106,6 +111,12 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
         frames = [Frame(f.filename, f.lineno or 0, _torch_private.own_name(f.name)) for f in shown]
         entered = None
     return CallStack(tuple(frames[:entered]), checkpointed)
+
+
+def warn(message: str, frames: Sequence[Frame]) -> None:
+    """Warn as if by the line that makes a call, and once for each line."""
+    path, line = (frames[0].path, frames[0].line) if frames else ("<unknown>", 0)
+    warnings.warn_explicit(message, UserWarning, path, line, registry=_WARNED)
 
 
 def trains(outermost: FrameType | None) -> bool:
