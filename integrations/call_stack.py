@@ -1,5 +1,6 @@
 """Where a sampler is called from: the Python frames that lead to the call."""
 
+import copy
 import os
 import sys
 import warnings
@@ -20,8 +21,8 @@ import lms_geometry
 
 from . import _torch_private
 
-LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
-_HIDDEN = (HERE, _TORCH)
+LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
+_HIDDEN = (_HERE, _TORCH)
 _CHECKPOINT = torch.utils.checkpoint.__file__
 
 # The warnings that were given, as the module warnings notes them.
@@ -111,6 +112,14 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
         frames = [Frame(f.filename, f.lineno or 0, _torch_private.own_name(f.name)) for f in shown]
         entered = None
     return CallStack(tuple(frames[:entered]), checkpointed)
+
+
+def user_level() -> int:
+    """The ``stacklevel`` with which the caller's ``warnings.warn`` names the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((*_HIDDEN, copy.__file__)):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def warn(message: str, frames: Sequence[Frame]) -> None:

@@ -413,6 +413,14 @@ def test_one_seed_repeats_a_run_and_leaves_the_global_generator_alone(on_module)
     assert not torch.equal(first[0, 0] * 2, first[0, 1]), "calls must differ in noise"
 
 
+def test_every_seed_has_noise_of_its_own():
+    found = []
+    for seed in (-2, -1, 0, 1, 7, 2**61 - 2, 2**61 - 1, 2**64 - 1):
+        with linearize(model := Model(), seed=seed):
+            found.append(gradients(model)[0])
+    assert len(torch.stack(found).unique(dim=0)) == len(found)
+
+
 def test_without_a_seed_torch_manual_seed_repeats_a_run():
     model = Model()
     found = []

@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from lms_geometry.integrations.draws import Draws
 from lms_geometry.integrations.stn import linearize_stn
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
+
+from lms_geometry import LinearizedSampling
 
 
 @pytest.mark.parametrize("seed", [None, 2])
@@ -33,6 +36,17 @@ def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
     calls_plain, want = run(plain, plain)
     assert (calls, calls_plain) == (["2", "2"], ["1", "1"])
     assert all(map(torch.equal, got, want))
+
+
+def test_noise_is_found_again_after_a_step_of_many_checkpointed_calls():
+    draw, grid = Draws(seed=4), torch.zeros(1, 2, 3, 2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):  # by these, checkpointing works
+        before = torch.get_rng_state()
+        first = draw(LinearizedSampling(), grid)
+        for _ in range(5000):
+            draw(LinearizedSampling(), grid)
+        torch.set_rng_state(before)  # as checkpointing does before it runs a call again
+        assert torch.equal(draw(LinearizedSampling(), grid), first)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
