@@ -38,12 +38,12 @@ def grid_sample_linearized(
     r"""Sample an image at a grid of points, with the linearized gradient for the points.
 
     Stands for :func:`torch.nn.functional.grid_sample`. Around every point :math:`T(x_i)` it reads a few random samples,
-    fits a plane to what they read, and returns the plane:
+    fits a plane to the intensities there, and returns the plane:
 
     .. math::
         I_0 + A_1 + A_{uv}^\top \left( T(x) - T(x_i) \right)
 
-    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, what ``grid_sample`` reads,
+    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, the read of ``grid_sample``,
     plus the intercept :math:`A_1` of the fit; the gradient for the grid is the slope :math:`A_{uv}`; the gradient for
     the image is that of :math:`I_0`. The slope is by design not the derivative of the value.
 
@@ -121,13 +121,7 @@ def grid_sample_value_and_slope(
     Args:
         input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
         grid: where to sample, shape :math:`(B, h, w, 2)`. Either batch may be 1 and is then shared.
-        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
-        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
-        align_corners: meaning of -1 and 1; ``None`` means ``False``.
-        sampling: settings of the method; the paper's if ``None``.
-        jacobian: source pixels per output pixel, as for :func:`grid_sample_linearized`.
-        noise: draws of :func:`draw_noise` for this output size; drawn here if ``None``.
-        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+        mode, padding_mode, align_corners, sampling, jacobian, noise, generator: as :func:`grid_sample_linearized`.
 
     Returns:
         The sampled image, shape :math:`(B, C, h, w)`, in the dtype that :func:`grid_sample_linearized` returns; and its
@@ -204,16 +198,9 @@ class LinearizedGridSample(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Sample ``input`` :math:`(B, C, H, W)` at ``grid`` :math:`(B, h, w, 2)`, as :func:`grid_sample_linearized`."""
+        reading = self.mode, self.padding_mode, self.align_corners
         return grid_sample_linearized(
-            input,
-            grid,
-            self.mode,
-            self.padding_mode,
-            self.align_corners,
-            sampling=self.sampling,
-            jacobian=jacobian,
-            noise=noise,
-            generator=generator,
+            input, grid, *reading, sampling=self.sampling, jacobian=jacobian, noise=noise, generator=generator
         )
 
     def extra_repr(self) -> str:
