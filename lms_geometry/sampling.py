@@ -84,6 +84,7 @@ def grid_sample_linearized(
         ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> image = torch.rand(2, 3, 20, 30)
         >>> grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), (2, 3, 5, 6), align_corners=False)
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
@@ -110,9 +111,9 @@ def grid_sample_value_and_slope(
 ) -> tuple[Tensor, Tensor]:
     r"""Sample an image at a grid of points, and return the slope of the fitted plane beside the value.
 
-    For your own Gauss-Newton or Lucas-Kanade: the slope is the derivative of every value with respect to its point
-    (:math:`A_{uv}` of equation 2), the number that :func:`grid_sample_linearized` hands to autograd. Neither result has
-    an autograd history.
+    For your own Gauss-Newton or Lucas-Kanade: the slope (:math:`A_{uv}` of equation 2) tells how every value changes
+    with its point. It is the derivative that :func:`grid_sample_linearized` gives autograd. Neither result has an
+    autograd history.
 
     Convention:
         - as :func:`grid_sample_linearized`; the slope is in intensity per **unit of the grid**, half the image's width
@@ -135,6 +136,7 @@ def grid_sample_value_and_slope(
     Example:
         Lucas and Kanade's search for a translation, of an image with itself moved:
 
+        >>> import torch.nn.functional as F
         >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
         >>> image = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
         >>> grid = F.affine_grid(torch.eye(2, 3)[None], (1, 1, 20, 25), align_corners=False)
