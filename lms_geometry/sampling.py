@@ -38,12 +38,12 @@ def grid_sample_linearized(
     r"""Sample an image at a grid of points, with the linearized gradient for the points.
 
     Stands for :func:`torch.nn.functional.grid_sample`. Around every point :math:`T(x_i)` it reads a few random samples,
-    fits a plane to what they read, and returns the plane:
+    fits a plane to the intensities there, and returns the plane:
 
     .. math::
         I_0 + A_1 + A_{uv}^\top \left( T(x) - T(x_i) \right)
 
-    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, what ``grid_sample`` reads,
+    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, the read of ``grid_sample``,
     plus the intercept :math:`A_1` of the fit; the gradient for the grid is the slope :math:`A_{uv}`; the gradient for
     the image is that of :math:`I_0`. The slope is by design not the derivative of the value.
 
@@ -84,6 +84,7 @@ def grid_sample_linearized(
         ValueError: if an argument has the wrong shape, device or batch, or is not one of the choices.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> image = torch.rand(2, 3, 20, 30)
         >>> grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), (2, 3, 5, 6), align_corners=False)
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
@@ -110,9 +111,9 @@ def grid_sample_value_and_slope(
 ) -> tuple[Tensor, Tensor]:
     r"""Sample an image at a grid of points, and return the slope of the fitted plane beside the value.
 
-    For your own Gauss-Newton or Lucas-Kanade: the slope is the derivative of every value with respect to its point
-    (:math:`A_{uv}` of equation 2), the number that :func:`grid_sample_linearized` hands to autograd. Neither result has
-    an autograd history.
+    For your own Gauss-Newton or Lucas-Kanade: the slope (:math:`A_{uv}` of equation 2) tells how every value changes
+    with its point. It is the derivative that :func:`grid_sample_linearized` gives autograd. Neither result has an
+    autograd history.
 
     Convention:
         - as :func:`grid_sample_linearized`; the slope is in intensity per **unit of the grid**, half the image's width
@@ -121,13 +122,7 @@ def grid_sample_value_and_slope(
     Args:
         input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.
         grid: where to sample, shape :math:`(B, h, w, 2)`. Either batch may be 1 and is then shared.
-        mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
-        padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
-        align_corners: meaning of -1 and 1; ``None`` means ``False``.
-        sampling: settings of the method; the paper's if ``None``.
-        jacobian: source pixels per output pixel, as for :func:`grid_sample_linearized`.
-        noise: draws of :func:`draw_noise` for this output size; drawn here if ``None``.
-        generator: source of randomness when ``noise`` is ``None``; torch's global one if ``None``.
+        mode, padding_mode, align_corners, sampling, jacobian, noise, generator: as :func:`grid_sample_linearized`.
 
     Returns:
         The sampled image, shape :math:`(B, C, h, w)`, in the dtype that :func:`grid_sample_linearized` returns; and its
@@ -141,6 +136,7 @@ def grid_sample_value_and_slope(
     Example:
         Lucas and Kanade's search for a translation, of an image with itself moved:
 
+        >>> import torch.nn.functional as F
         >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
         >>> image = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
         >>> grid = F.affine_grid(torch.eye(2, 3)[None], (1, 1, 20, 25), align_corners=False)
@@ -204,16 +200,9 @@ class LinearizedGridSample(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Sample ``input`` :math:`(B, C, H, W)` at ``grid`` :math:`(B, h, w, 2)`, as :func:`grid_sample_linearized`."""
+        reading = self.mode, self.padding_mode, self.align_corners
         return grid_sample_linearized(
-            input,
-            grid,
-            self.mode,
-            self.padding_mode,
-            self.align_corners,
-            sampling=self.sampling,
-            jacobian=jacobian,
-            noise=noise,
-            generator=generator,
+            input, grid, *reading, sampling=self.sampling, jacobian=jacobian, noise=noise, generator=generator
         )
 
     def extra_repr(self) -> str:
