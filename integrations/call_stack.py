@@ -1,13 +1,16 @@
 """Where a sampler is called from: the Python frames that lead to the call."""
 
+import copy
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from traceback import FrameSummary
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -18,9 +21,12 @@ import lms_geometry
 
 from . import _torch_private
 
-LIBRARY, HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
-_HIDDEN = (HERE, _TORCH)
+LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
+_HIDDEN = (_HERE, _TORCH)
 _CHECKPOINT = torch.utils.checkpoint.__file__
+
+# The warnings that were given, as the module warnings notes them.
+_WARNED: dict[Any, Any] = {}
 
 # The functions of kornia that sample an image in which the levels of a pyramid lie side by side: samples around a point
 # of one level would reach into another. The helpers are called by them.
@@ -106,6 +112,20 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
         frames = [Frame(f.filename, f.lineno or 0, _torch_private.own_name(f.name)) for f in shown]
         entered = None
     return CallStack(tuple(frames[:entered]), checkpointed)
+
+
+def user_level() -> int:
+    """The ``stacklevel`` with which the caller's ``warnings.warn`` names the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((*_HIDDEN, copy.__file__)):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def warn(message: str, frames: Sequence[Frame]) -> None:
+    """Warn as if by the line that makes a call, and once for each line."""
+    path, line = (frames[0].path, frames[0].line) if frames else ("<unknown>", 0)
+    warnings.warn_explicit(message, UserWarning, path, line, registry=_WARNED)
 
 
 def trains(outermost: FrameType | None) -> bool:

@@ -1,5 +1,6 @@
 """Noise for samplers in other people's code: under ``vmap``, under checkpointing, and from a seed of its own."""
 
+import hashlib
 import itertools
 
 import torch
@@ -11,7 +12,7 @@ from lms_geometry.noise import draw_noise
 from . import _torch_private
 
 # The number of latest calls under checkpointing whose noise can be drawn again.
-_TICKETS_KEPT = 4096
+_TICKETS_KEPT = 2**17
 
 
 class Draws:
@@ -48,4 +49,5 @@ class Draws:
             number = self._tickets.setdefault(ticket, number)
             if len(self._tickets) > _TICKETS_KEPT:
                 self._tickets.pop(next(iter(self._tickets)))
-        return torch.Generator().manual_seed(hash((self._seed, device, number)) % 2**63)
+        digest = hashlib.blake2b(f"{self._seed} {device} {number}".encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)

@@ -1,8 +1,4 @@
-"""Finds bilinear samplers while code runs, and swaps them for the linearized one.
-
-A :class:`torch.overrides.TorchFunctionMode` sees every call of ``F.grid_sample``, by whatever name it is called.
-A block enters the mode in one thread; a patch on a module enters it wherever the module runs.
-"""
+"""Finds bilinear samplers while code runs, and swaps them for the linearized one."""
 
 import contextlib
 import functools
@@ -15,13 +11,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.sampling import grid_sample_linearized
 
-from . import _torch_private, call_stack, calls, patched, patterns, report
+from . import _torch_private, call_stack, calls, modes, patched, patterns, report
 from .draws import Draws
 from .report import Outcome
 
@@ -36,10 +31,12 @@ def linearize(
 ) -> "Patch":
     """Give code that samples with ``F.grid_sample`` the linearized gradient, without a change to that code.
 
-    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread. With a target it holds
-    wherever that module runs, also in the threads of ``DataParallel``, until ``patch.remove()`` or the end of a
-    ``with`` block. A call is swapped if it is bilinear, its image is 4-D, and its grid carries a gradient and is two or
-    more points high and wide. Any other call runs as it is, bit for bit; :meth:`Patch.report` says why.
+    Without a target the patch is a block: it holds inside ``with linearize():``, in that thread and, under ``asyncio``,
+    in that task. With a target it holds wherever that module runs, also in the threads of ``DataParallel``, until
+    ``patch.remove()`` or the end of a ``with`` block.
+
+    A call is swapped if it is bilinear, its image is 4-D, and its grid carries a gradient and is two or more points
+    high and wide. Any other call runs as it is, bit for bit; :meth:`Patch.report` says why.
 
     Convention:
         - a pattern ``"stn"`` or ``"backbone.*"`` names submodules of the target, by full name or last part;
@@ -51,6 +48,7 @@ def linearize(
           it was trained on
         - the footprint of a sample comes from its neighbours in the grid. Exclude lists of points that are folded into
           a grid, as in deformable attention: they look like any other grid, but their neighbours are anywhere
+        - a block in a generator also holds between its values, in the code that asks for them
         - where two patches meet, the inner one decides and reports. A second ``linearize`` of the same module takes the
           place of the first
         - with ``sampling.intercept=False`` a module in ``eval()`` or under ``no_grad`` runs as if there were no patch:
@@ -112,7 +110,7 @@ class Patch:
         self._matched: set[str] = set()
         self._table = report.Table()
         self._thread = _Thread()
-        self._mode = _Mode(self)
+        self._mode = modes.Mode(self, is_block=target is None)
         self._draw = Draws(seed)
         # A compiler cannot trace the Python stack, by which a call is judged, so it takes the answer as a constant.
         self._is_swapped = _torch_private.as_constant(lambda *call: self._judge(*call))
@@ -137,6 +135,8 @@ class Patch:
             lines.append(report.SKIPPED_RUNS)
         elif not lines:
             lines.append(report.NOTHING_SEEN if self._entered else report.NOT_ENTERED)
+        if calls := self._mode.calls_elsewhere:
+            lines.append(f"{calls} calls were made by other tasks than the one that entered the block, and left")
         lines += [f"pattern {pattern!r} matched no call" for pattern in self._unmatched()]
         lines += report.unreachable(self._target)
         lines += _torch_private.limits(self._draw.seeded)
@@ -169,12 +169,12 @@ class Patch:
                 block = block.f_back
             self._entered = True
             self._thread.blocks.append(block)
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
+            modes.enter_block(self._mode)
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         if self._target is None:
-            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            modes.leave_block(self._mode)
             self._thread.blocks.pop()
         elif self._removed:
             return
@@ -292,6 +292,10 @@ class Patch:
         if outcome.swap and call is None and seeded:
             raise RuntimeError(_SEED_IN_GRAPH)
         self._table.add(stack.frames, modules, call, outcome)
+        if outcome.swap and call is not None and call.align_corners is None:
+            call_stack.warn(_ALIGN_CORNERS, stack.frames)
+        if outcome.swap and (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+            call_stack.warn(_IN_GRAPH, stack.frames)
         return outcome.swap
 
     def _take_off(self, why: str) -> None:
@@ -306,6 +310,16 @@ class Patch:
             warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
 
 
+# The warning of F.grid_sample itself.
+_ALIGN_CORNERS = (
+    "Default grid_sample and affine_grid behavior has changed to align_corners=False since 1.3.0. Please specify "
+    "align_corners=True if the old behavior is desired. See the documentation of grid_sample for details."
+)
+_IN_GRAPH = (
+    "a call that linearize() swapped is being traced or exported. The graph holds the operator "
+    "lms_geometry::linearized_sample instead of grid_sample from now on, and a program that loads it must import "
+    "lms_geometry first. To have a graph that samples plainly, remove the patch before"
+)
 _SEED_IN_GRAPH = (
     "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
     "the seed out and call torch.manual_seed()"
@@ -318,45 +332,6 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.running: list[tuple[str, bool]] = []
         self.blocks: list[FrameType] = []
-
-
-class _Deciding(threading.local):
-    """Whether a patch is making a call in this thread. The patches further out are then not asked."""
-
-    def __init__(self) -> None:
-        self.now = False
-
-
-_DECIDING = _Deciding()
-
-
-class _Mode(TorchFunctionMode):
-    def __init__(self, patch: Patch) -> None:
-        super().__init__()
-        self.patch = patch
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        if func in _BACKWARD:
-            return self.patch.run_backward(func, args, kwargs)
-        if func not in calls.SAMPLERS:
-            return self.patch.see(func, args, kwargs)
-        if _DECIDING.now:
-            return func(*args, **kwargs)
-        _DECIDING.now = True
-        try:
-            return self.patch.sample(func, args, kwargs)
-        finally:
-            _DECIDING.now = False
-
-
-_BACKWARD = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
 
 
 def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:

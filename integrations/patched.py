@@ -4,20 +4,28 @@ While a patch is on, a module's class is a subclass whose ``forward`` enters the
 itself, so its ``state_dict``, hooks and replicas are what they were, and going back is a change of class.
 """
 
+import copy
 import copyreg
 import inspect
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import nn
 
-from . import _torch_private
+from . import _torch_private, call_stack
 
 _LOCK = threading.RLock()
 # The modules of torch that define its layers and wrappers, which call a sampler only through modules of the user's.
 _NO_SAMPLERS = ("torch.nn.", _torch_private.COMPILED_MODULES)
+
+_COPIED = (
+    "a module in training was copied while a patch of linearize() is on it. The copy, such as one that averages the "
+    "weights, is a plain module and samples plainly: linearize() the copy too"
+)
 
 
 class Enters(Protocol):
@@ -77,6 +85,8 @@ class _Patched:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """Copy and pickle as a module of the plain class."""
+        if self.training and sys._getframe(1).f_code is copy.deepcopy.__code__:  # type: ignore[attr-defined]
+            warnings.warn(_COPIED, stacklevel=call_stack.user_level())
         reduced = super().__reduce_ex__(protocol)
         if isinstance(reduced, str):
             return reduced

@@ -11,7 +11,7 @@ from typing import Self
 
 from torch import nn
 
-from .call_stack import HERE
+from . import call_stack
 
 _ABSENT = object()
 _LOCK = threading.Lock()
@@ -145,16 +145,8 @@ def _warn_of_other_bindings(replaced: Sequence[tuple[object, str, object]]) -> N
                 warnings.warn(
                     f"{module_name}.{name} held the same as {', '.join(f'{_describe(o)}.{n}' for o, n, _ in replaced)} "
                     "and was not replaced: replace it too if the sampler is called by that name",
-                    stacklevel=_level_of_the_user(),
+                    stacklevel=call_stack.user_level(),
                 )
-
-
-def _level_of_the_user() -> int:
-    """How many frames above the caller is the first outside of this package, as ``warnings.warn`` counts."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _is_code(value: object) -> bool:

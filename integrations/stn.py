@@ -55,7 +55,8 @@ def linearize_stn(
     Example:
         >>> image, theta = torch.rand(2, 3, 20, 30), torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
         >>> with linearize_stn():
-        ...     F.grid_sample(image, F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)).shape
+        ...     grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
+        ...     F.grid_sample(image, grid, align_corners=False).shape
         torch.Size([2, 3, 5, 7])
     """
     return _StnPatch(target, sampling, include, exclude, seed)

@@ -1,4 +1,7 @@
-"""Errors for arguments that would otherwise give silently wrong output: each names what came and what is wanted."""
+"""Errors for arguments that would otherwise give silently wrong output.
+
+Each names the argument, the value or shape that came, and the one that is wanted.
+"""
 
 from collections.abc import Sequence
 from typing import SupportsIndex

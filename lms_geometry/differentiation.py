@@ -19,7 +19,7 @@ from lms_geometry.backends.common import usable_points
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.footprint import Placement
 
-_Untyped = Any  # what autograd hands over
+_Untyped = Any  # the type of autograd's contexts and arguments
 
 
 def linearized_sample(

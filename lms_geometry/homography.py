@@ -39,7 +39,7 @@ def homography_warp_linearized(
           ``normalized_coordinates=False``
         - with ``normalized_homography=False`` it maps source to destination in pixels, as in
           :func:`warp_perspective_linearized`
-        - ``align_corners`` says what -1 and 1 are, as in :func:`grid_sample_linearized`
+        - ``align_corners`` sets the meaning of -1 and 1, as in :func:`grid_sample_linearized`
         - a non-finite matrix puts every pixel outside the image, with gradient 0; so does a horizon (depth 0) with
           the pixels on it
 
@@ -158,17 +158,10 @@ class LinearizedHomographyWarper(HomographyWarper):
             raise RuntimeError("src_homo_dst must be given, or kept before by precompute_warp_grid()")
         if homography.ndim == 4 and homography.shape[1] == 1:
             homography = homography.squeeze(1)
+        settings = self.mode, self.padding_mode, self.align_corners, self.normalized_coordinates
+        dsize = self.height, self.width
         return homography_warp_linearized(
-            patch_src,
-            homography,
-            (self.height, self.width),
-            self.mode,
-            self.padding_mode,
-            self.align_corners,
-            self.normalized_coordinates,
-            sampling=self.sampling,
-            noise=noise,
-            generator=generator,
+            patch_src, homography, dsize, *settings, sampling=self.sampling, noise=noise, generator=generator
         )
 
     def extra_repr(self) -> str:

@@ -63,7 +63,7 @@ def draw_independent(
 ) -> Tensor:
     """Independent draws ``(K - 1, h, w, 2)``, in ``dtype`` or, for half precision, in float32."""
     shape, dtype = (num_samples - 1, *size, 2), torch.promote_types(dtype, torch.float32)
-    if generator is None:  # left out of the call: beside one, None too, torch takes no size that a compiler leaves open
+    if generator is None:  # randn with the argument, even None, takes no size that a compiler leaves open
         return torch.randn(shape, device=device, dtype=dtype)
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")

@@ -5,8 +5,8 @@ from kornia.geometry.conversions import normal_transform_pixel
 from kornia.geometry.grid import create_meshgrid
 from torch import Tensor
 
-# A determinant or a depth nearer to 0 is taken for 0, so that neither its reciprocal's square nor the gradient through
-# it leaves float32.
+# The smallest determinant or depth that is divided by. One nearer to 0 counts as 0, because the square of its
+# reciprocal, and so the gradient through it, would not be finite in float32.
 _SMALLEST_DIVISOR = 1e-15
 
 
@@ -24,11 +24,11 @@ def project(
 
     Args:
         src_from_dst: matrices ``(B, 3, 3)`` from destination to normalised source coordinates.
-        usable: which of them are, ``(B, 1, 1)``; the points of others are NaN, nowhere.
+        usable: which of the matrices can be used, ``(B, 1, 1)``. The points of the others are NaN.
         dsize, size: sizes of destination and source, ``(height, width)``.
         align_corners: meaning of -1 and 1.
         normalized_coordinates: whether the matrices take the destination in normalised coordinates or in pixels.
-        affine: whether their last row is ``[0, 0, 1]``; then a Jacobian serves a whole image.
+        affine: whether the last row of every matrix is ``[0, 0, 1]``. Then one Jacobian serves a whole image.
         differentiable_jacobian: whether the Jacobian carries the derivative by the matrices, as the grid does.
 
     Returns:
@@ -41,7 +41,8 @@ def project(
         for line in ((1, dsize[1]), (dsize[0], 1))
     )
     x, y = x[0, 0, :, :1], y[0, :, 0, 1:]
-    # Linear in x and y, hence a term for every column and one for every row: that is also the quickest way back.
+    # The source point is linear in x and y: a term for every column plus one for every row. Autograd then sums over
+    # rows and columns, which is its quickest way back to the matrix.
     columns = x * src_from_dst[:, None, :, 0] + src_from_dst[:, None, :, 2]
     rows = y * src_from_dst[:, None, :, 1]
     kept = src_from_dst if differentiable_jacobian else src_from_dst.detach()
@@ -65,9 +66,10 @@ def project(
 
 
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverses of ``(B, 3, 3)`` matrices, the identity for those that have none, and which have, ``(B, 1, 1)``."""
+    """The inverses of matrices ``(B, 3, 3)``, and whether each has one, ``(B, 1, 1)``; else it is the identity."""
     with torch.no_grad():
-        # The determinant of a singular matrix is what rounding leaves of the product of its rows' lengths (Hadamard).
+        # A determinant is at most the product of its rows' lengths (Hadamard). One that is smaller than the rounding
+        # error of this product counts as 0.
         rounding = torch.finfo(matrix.dtype).eps * matrix.detach().norm(dim=-1).prod(-1)
         regular = _cofactors(matrix.detach())[1].abs() > rounding.clamp_min(_SMALLEST_DIVISOR)
         regular = regular[:, None, None]

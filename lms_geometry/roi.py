@@ -177,17 +177,8 @@ class LinearizedRoIAlign(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Pool ``rois`` of ``input`` :math:`(N, C, H, W)`, as :func:`roi_align_linearized`."""
-        return roi_align_linearized(
-            input,
-            rois,
-            self.output_size,
-            self.spatial_scale,
-            self.sampling_ratio,
-            self.aligned,
-            sampling=self.sampling,
-            noise=noise,
-            generator=generator,
-        )
+        settings = self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
+        return roi_align_linearized(input, rois, *settings, sampling=self.sampling, noise=noise, generator=generator)
 
     def extra_repr(self) -> str:
         """Settings for ``repr``."""

@@ -49,7 +49,7 @@ def grid_sample_linearized(
     .. math::
         I_0 + A_1 + A_{uv}^\top \left( T(x) - T(x_i) \right)
 
-    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, what ``grid_sample`` reads,
+    (equation 2), where only :math:`T(x)` carries gradient. So the value is :math:`I_0`, the read of ``grid_sample``,
     plus the intercept :math:`A_1` of the fit; the gradient for the grid is the slope :math:`A_{uv}`; the gradient for
     the image is that of :math:`I_0`. This slope is by design not the derivative of the value.
 
@@ -92,6 +92,7 @@ def grid_sample_linearized(
             ``generator`` is given for fixed points.
 
     Example:
+        >>> import torch.nn.functional as F
         >>> image = torch.rand(2, 3, 20, 30)
         >>> grid = F.affine_grid(torch.eye(2, 3).repeat(2, 1, 1), (2, 3, 5, 6), align_corners=False)
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
@@ -149,6 +150,7 @@ def grid_sample_value_and_slope(
     Example:
         Lucas and Kanade's search for a translation, of an image with itself moved:
 
+        >>> import torch.nn.functional as F
         >>> y, x = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
         >>> image = (-((x - 22) ** 2 + 2 * (y - 18) ** 2) / 60).exp()[None, None]
         >>> grid = F.affine_grid(torch.eye(2, 3)[None], (1, 1, 20, 25), align_corners=False)
@@ -216,16 +218,9 @@ class LinearizedGridSample(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Sample ``input`` :math:`(B, C, H, W)` at ``grid`` :math:`(B, h, w, 2)`, as :func:`grid_sample_linearized`."""
+        reading = self.mode, self.padding_mode, self.align_corners
         return grid_sample_linearized(
-            input,
-            grid,
-            self.mode,
-            self.padding_mode,
-            self.align_corners,
-            sampling=self.sampling,
-            jacobian=jacobian,
-            noise=noise,
-            generator=generator,
+            input, grid, *reading, sampling=self.sampling, jacobian=jacobian, noise=noise, generator=generator
         )
 
     def extra_repr(self) -> str:

@@ -68,8 +68,8 @@ def warp_affine_linearized(
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"`` | ``"fill"``.
         align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
-        fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
-            broadcasts to the output. Zeros if ``None``.
+        fill_value: the value outside the image when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one
+            that broadcasts to the output. Zeros if ``None``.
         sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.
@@ -132,8 +132,8 @@ def warp_perspective_linearized(
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"`` | ``"fill"``.
         align_corners: meaning of -1 and 1 inside the computation; it moves no sample, only ``"reflection"`` differs.
-        fill_value: what is outside when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one that
-            broadcasts to the output. Zeros if ``None``.
+        fill_value: the value outside the image when ``padding_mode="fill"``: shape :math:`(C)`, :math:`(1)`, or one
+            that broadcasts to the output. Zeros if ``None``.
         sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: draws of :func:`draw_noise` for ``dsize``, or ``None``: see :func:`grid_sample_linearized`.
         generator: source of randomness when ``noise`` is ``None``.

@@ -4,12 +4,12 @@
         [--seeds 0 1 2] [--transformers none STN ICSTN] [--rates 8 4 2 1] [--samplers NAME ...]
         [--authors RELEASE] [--runs DIR] [--json FILE]
 
-Each network is trained on its own and kept in ``--runs``. A command that is stopped goes on where it stopped, and one
-with more ``--steps`` goes on from where the last one ended. ``torchrun --nproc-per-node N -m
-benchmarks.classification ...`` trains on several processes, which share each batch of 64.
+The seeds of one transformer, rate and sampler are trained side by side, and each network is kept in ``--runs``. A
+command that is stopped goes on where it stopped, and one with more ``--steps`` goes on from where the last one ended.
+``torchrun --nproc-per-node N -m benchmarks.classification ...`` trains on several processes, which share each batch of
+64.
 """
 
-import argparse
 import os
 import statistics
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from benchmarks.classification.figures import average_views, draw_curves, draw_v
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
 from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sampler
 from benchmarks.classification.train import Job, Run, evaluate, prepare, train
+from benchmarks.commands import parser
 from benchmarks.peers import AUTHORS, authors_with_generator
 from benchmarks.results import report
 
@@ -33,20 +34,20 @@ NAMES = {"gtsrb": "GTSRB", "mnist": "MNIST"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the set")
-    parser.add_argument("--set", choices=tuple(NAMES), default="gtsrb")
-    parser.add_argument("--scale", choices=tuple(SCALES), default="small")
-    parser.add_argument("--steps", type=int, help="instead of the scale's")
-    parser.add_argument("--every", type=int, default=2000, help="steps between evaluations, which choose the weights")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--transformers", choices=tuple(LOOKS), nargs="+", default=list(LOOKS))
-    parser.add_argument("--rates", type=int, choices=RATES, nargs="+", default=list(RATES))
-    parser.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
-    parser.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
-    parser.add_argument("--runs", type=Path, default=Path("runs/classification"), help="where networks are kept")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--data", type=Path, required=True, help="the folder of the set")
+    command.add_argument("--set", choices=tuple(NAMES), default="gtsrb")
+    command.add_argument("--scale", choices=tuple(SCALES), default="small")
+    command.add_argument("--steps", type=int, help="instead of the scale's")
+    command.add_argument("--every", type=int, default=2000, help="steps between evaluations, which choose the weights")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    command.add_argument("--transformers", choices=tuple(LOOKS), nargs="+", default=list(LOOKS))
+    command.add_argument("--rates", type=int, choices=RATES, nargs="+", default=list(RATES))
+    command.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
+    command.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
+    command.add_argument("--runs", type=Path, default=Path("runs/classification"), help="where networks are kept")
+    command.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
+    options = command.parse_args()
     rank, device = _join_processes()
 
     data = load(options.set, options.data)
@@ -56,19 +57,19 @@ def main() -> None:
     if options.authors:
         samplers[AUTHORS] = Sampler(authors=authors_with_generator(options.authors))
     data_name = identity(options.set, data)
-    jobs = [
-        Job(transformer, name, rate, seed)
-        for seed in options.seeds
+    cells = [
+        [Job(transformer, name, rate, seed) for seed in options.seeds]
         for transformer in options.transformers
         for rate in options.rates
         for name, sampler in samplers.items()
-        # Without a gradient for where, values are all.
-        if transformer != "none" or (sampler.sampling is None and sampler.authors is None)
+        # Without a transformer nothing has a gradient, and samplers differ by their values only.
+        if transformer != "none" or not sampler.is_random
     ]
-    runs = {}
-    for job in tqdm(jobs, desc="classification", disable=rank > 0):
-        path = job.path(options.runs, data_name, options.scale)
-        runs[job] = train(job, samplers[job.sampler], scale, options.every, data, path, device)
+    runs: dict[Job, Run] = {}
+    for jobs in tqdm(cells, desc="classification", disable=rank > 0):
+        paths = [job.path(options.runs, data_name, options.scale) for job in jobs]
+        trained = train(jobs, samplers[jobs[0].sampler], scale, options.every, data, paths, device)
+        runs |= zip(jobs, trained, strict=True)
     if dist.is_initialized():
         dist.destroy_process_group()
     if rank == 0:
@@ -134,16 +135,16 @@ def _report(
 
 
 def _errors_read_otherwise(job: Job, run: Run, scale: Scale, data: Data, device: torch.device) -> dict[str, float]:
-    """Test errors of a network that was trained with random values, when they are less random or not at all."""
+    """Test errors of a network that was trained with random views, when they are less random or not at all."""
     sampler = run.network.sampler
-    if sampler.sampling is None or not sampler.sampling.intercept:
+    if sampler.sampling is None or not sampler.is_random or not sampler.sampling.intercept:
         return {}
     test = prepare(data.test, sampler, scale, run.network.view, device)
     many = replace(sampler, sampling=replace(sampler.sampling, num_samples=64))
     errors = {}
     for name, other in (("64 samples", many), (BILINEAR, SAMPLERS[BILINEAR])):
         run.network.sampler = other
-        errors[f"{job.sampler}, {name} when tested"], _ = evaluate(run.network, test, job.seed)
+        errors[f"{job.sampler}, {name} when tested"], _ = evaluate(run.network, test, [job.seed])[0]
     run.network.sampler = sampler
     return errors
 

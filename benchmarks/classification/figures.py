@@ -1,4 +1,4 @@
-"""The pictures: error against steps, and average views of a class (Fig. 6)."""
+"""The figures of classification: error against steps, and average views of a class (Fig. 6)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ from benchmarks.classification.train import Job, Run, Split
 from benchmarks.figures import LINES, save_figure
 from benchmarks.peers import AUTHORS
 
+# The most classes whose average views are drawn, and the longest name that leaves room for two columns of a legend.
 _CLASSES = 10
 _LONG_NAME = 45
 
@@ -42,7 +43,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
-    """Test error against steps: a panel per transformer and rate, a line per sampler, best to worst seed shaded."""
+    """Test error against steps: a panel per transformer and rate, a line per sampler, the range of its seeds shaded."""
     panels = list(dict.fromkeys((job.transformer, job.rate) for job in runs))
     samplers = list(dict.fromkeys(job.sampler for job in runs))
     columns = min(2, len(panels))
@@ -74,24 +75,24 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
 
 @torch.no_grad()
 def average_views(network: Network, split: Split, images: Images, classes: Sequence[int]) -> Tensor:
-    """The mean of what a network looks at, for each class, at full size: ``(classes, C, SIZE, SIZE)``."""
+    """The mean over each class of a network's views, read at full size: ``(classes, C, SIZE, SIZE)``."""
     means = []
     for wanted in classes:
-        canvas, seen, _ = split.batch((split.labels == wanted).nonzero()[:, 0])
-        _, warp = network(canvas, seen, torch.Generator().manual_seed(0))
-        grid = F.affine_grid(warp[:, :2], [len(warp), 1, SIZE, SIZE], align_corners=False)
+        canvas, seen, _ = split.batch((split.labels == wanted).nonzero())
+        _, warp = network(canvas, seen, [torch.Generator().manual_seed(0)])
+        grid = F.affine_grid(warp[:, 0, :2], [len(warp), 1, SIZE, SIZE], align_corners=False)
         full = images.pixels[images.labels == wanted].to(grid) / 255
         means.append(F.grid_sample(full, grid, align_corners=False).mean(0).cpu())
     return torch.stack(means)
 
 
 def most_frequent(labels: Tensor) -> list[int]:
-    """The classes with most images, in their own order."""
+    """The ten classes with the most images, in ascending order."""
     return sorted(labels.bincount().topk(min(_CLASSES, int(labels.max()) + 1)).indices.tolist())
 
 
 def draw_views(path: Path, views: Mapping[str, Tensor]) -> None:
-    """A row of average views a name."""
+    """A row of average views for each name."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(len(views), 1, squeeze=False)

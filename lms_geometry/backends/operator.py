@@ -19,20 +19,20 @@ from lms_geometry.backends import eager
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.footprint import Placement
 
-Setting = float | bool | str
-_Untyped = Any  # what vmap hands over
+_Untyped = Any  # the type of vmap's arguments and of settings one after another
+
+# The settings of a sampling that an operator takes, with their types; the number of samples is that of the noise.
+_KNOBS = {"sigma": "float", "jitter": "float", "ridge": "float", "intercept": "bool", "mask_out_of_bounds": "bool"}
+_READING = "str mode, str padding_mode, bool align_corners"
 
 library = torch.library.Library("lms_geometry", "DEF")
 library.define(
-    "linearized_sample(Tensor input, Tensor grid, Tensor? jacobian, Tensor noise, bool whiten, float sigma, "
-    "float jitter, float ridge, bool intercept, bool mask_out_of_bounds, str mode, str padding_mode, "
-    "bool align_corners) -> (Tensor value, Tensor slope)"
+    "linearized_sample(Tensor input, Tensor grid, Tensor? jacobian, Tensor noise, bool whiten, "
+    + "".join(f"{kind} {name}, " for name, kind in _KNOBS.items())
+    + f"{_READING}) -> (Tensor value, Tensor slope)"
 )
 library.define("grid_gradient(Tensor gradient, Tensor slope) -> Tensor")
-library.define(
-    "image_gradient(Tensor gradient, Tensor grid, SymInt height, SymInt width, str mode, str padding_mode, "
-    "bool align_corners) -> Tensor"
-)
+library.define(f"image_gradient(Tensor gradient, Tensor grid, SymInt height, SymInt width, {_READING}) -> Tensor")
 _linearized_sample = torch.ops.lms_geometry.linearized_sample.default
 grid_gradient = torch.ops.lms_geometry.grid_gradient.default
 image_gradient = torch.ops.lms_geometry.image_gradient.default
@@ -42,42 +42,22 @@ def linearized_sample(
     input: Tensor, grid: Tensor, placement: Placement, sampling: LinearizedSampling, reading: Reading
 ) -> tuple[Tensor, Tensor]:
     """As :func:`lms_geometry.backends.eager.sample`, by the backend that serves. The results have no history."""
-    knobs = sampling.sigma, sampling.jitter, sampling.ridge, sampling.intercept, sampling.mask_out_of_bounds
     noise, jacobian, whiten = placement
+    knobs = (getattr(sampling, name) for name in _KNOBS)
     return _linearized_sample(input, grid, jacobian, noise, whiten, *knobs, *reading)
 
 
 def _sample(
-    input: Tensor,
-    grid: Tensor,
-    jacobian: Tensor | None,
-    noise: Tensor,
-    whiten: bool,
-    sigma: float,
-    jitter: float,
-    ridge: float,
-    intercept: bool,
-    mask_out_of_bounds: bool,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+    input: Tensor, grid: Tensor, jacobian: Tensor | None, noise: Tensor, whiten: bool, *others: _Untyped
 ) -> tuple[Tensor, Tensor]:
-    sampling = _sampling(
-        num_samples=noise.shape[-4] + 1,
-        sigma=sigma,
-        jitter=jitter,
-        ridge=ridge,
-        intercept=intercept,
-        mask_out_of_bounds=mask_out_of_bounds,
-    )
-    placement = Placement(noise=noise, jacobian=jacobian, whiten=whiten)
-    reading = Reading(mode=mode, padding_mode=padding_mode, align_corners=align_corners)
-    backend, image = _chosen(lambda tensor: backends.choose(tensor, mode), input, grid.dtype)
+    sampling = _sampling(num_samples=noise.shape[-4] + 1, **dict(zip(_KNOBS, others, strict=False)))
+    placement, reading = Placement(noise, jacobian, whiten), Reading(*others[len(_KNOBS) :])
+    backend, image = _chosen(lambda tensor: backends.choose(tensor, reading.mode), input, grid.dtype)
     value, slope = backend.sample(image, grid, placement, sampling, reading)
     return value.to(input.dtype), slope
 
 
-_sampling = lru_cache(maxsize=64)(LinearizedSampling)  # the settings were validated when the user made them
+_sampling = lru_cache(maxsize=64)(LinearizedSampling)  # validates settings once, not at every call
 
 
 def _differentiate_by_grid(gradient: Tensor, slope: Tensor) -> Tensor:
@@ -85,12 +65,10 @@ def _differentiate_by_grid(gradient: Tensor, slope: Tensor) -> Tensor:
     return backend.grid_gradient(gradient, slope)
 
 
-def _differentiate_by_image(
-    gradient: Tensor, grid: Tensor, height: int, width: int, mode: str, padding_mode: str, align_corners: bool
-) -> Tensor:
+def _differentiate_by_image(gradient: Tensor, grid: Tensor, height: int, width: int, *reading: _Untyped) -> Tensor:
     image = gradient.new_zeros(1).expand(*gradient.shape[:2], height, width)
-    backend = backends.choose(image, mode)
-    return backend.image_gradient(gradient, image, grid, Reading(mode, padding_mode, align_corners))
+    how = Reading(*reading)
+    return backends.choose(image, how.mode).image_gradient(gradient, image, grid, how)
 
 
 def _chosen(choose: Callable[[Tensor], ModuleType], tensor: Tensor, dtype: torch.dtype) -> tuple[ModuleType, Tensor]:

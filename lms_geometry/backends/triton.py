@@ -57,7 +57,7 @@ def sample(
     slope = grid.new_empty((batch, channels, h, w, 2))
     if sampling.intercept:
         value = input.new_empty((batch, channels, h, w))
-    else:  # to the last bit what an ordinary sampler reads
+    else:  # the value is that of an ordinary sampler to the last bit
         value = F.grid_sample(input.to(grid.dtype), common.usable_points(grid), *reading).to(input.dtype)
     if value.numel() == 0:
         return value, slope

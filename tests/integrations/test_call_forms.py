@@ -48,6 +48,7 @@ def value_and_gradient(sample, theta=THETA):
     return out.detach(), torch.autograd.grad(out.square().sum(), theta)[0]
 
 
+@pytest.mark.filterwarnings("ignore:Default grid_sample:UserWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_call_is_swapped_with_the_arguments_it_had(form):
     call, padding_mode, align_corners = FORMS[form]
@@ -60,8 +61,13 @@ def test_a_call_is_swapped_with_the_arguments_it_had(form):
 
 def test_an_omitted_align_corners_means_false():
     exact = paper(intercept=False)
-    with linearize(sampling=exact):
+    with linearize(sampling=exact), pytest.warns(UserWarning, match="Default grid_sample and affine_grid") as told:
         value, _ = value_and_gradient(lambda grid: F.grid_sample(IMAGE, grid))
+    with pytest.warns(UserWarning, match="Default grid_sample and affine_grid") as told_by_torch:
+        F.grid_sample(IMAGE, grid_of(THETA))
+    assert str(told[0].message) == str(told_by_torch[0].message)
+    line = test_an_omitted_align_corners_means_false.__code__.co_firstlineno + 3
+    assert [(warning.filename, warning.lineno) for warning in told] == [(__file__, line)]
     torch.testing.assert_close(value, F.grid_sample(IMAGE, grid_of(THETA), align_corners=False), rtol=0, atol=0)
 
 

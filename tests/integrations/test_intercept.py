@@ -1,5 +1,6 @@
 """What is swapped, what is left alone, and which patch decides."""
 
+import asyncio
 import threading
 from contextlib import ExitStack
 
@@ -392,6 +393,64 @@ def test_other_threads_are_not_in_a_block_and_share_a_module_patch():
     assert patch.report().count("   40  ") == 2
 
 
+def test_a_block_holds_in_its_own_task_only():
+    async def task(is_block, log):
+        for _ in range(3):
+            await asyncio.sleep(0)
+            log += swapped(Model())
+        return is_block
+
+    async def in_a_block(log):
+        with linearize(sampling=EXACT) as patch:
+            await task(True, log)
+        return patch
+
+    async def run():
+        logs = [], [], []
+        first, *_ = await asyncio.gather(in_a_block(logs[0]), task(False, logs[1]), in_a_block(logs[2]))
+        return first, logs
+
+    patch, (first, plain, second) = asyncio.run(run())
+    assert first == second == [True] * 6
+    assert plain == [False] * 6
+    assert "calls were made by other tasks than the one that entered the block, and left" in patch.report()
+    assert torch.overrides._len_torch_function_stack() == 0
+
+
+def test_tasks_that_a_block_starts_are_in_it():
+    async def task():
+        return swapped(Model())
+
+    async def run():
+        with linearize(sampling=EXACT):
+            return await asyncio.gather(task(), task())
+
+    assert asyncio.run(run()) == [[True, True], [True, True]]
+
+
+def test_one_patch_may_be_entered_within_itself():
+    patch = linearize(sampling=EXACT)
+    with patch:
+        with patch:
+            assert swapped(Model()) == [True, True]
+        assert swapped(Model()) == [True, True]
+    assert swapped(Model()) == [False, False]
+
+
+def test_blocks_that_end_in_another_order_than_they_began_leave_the_others_open():
+    first, second = linearize(sampling=EXACT), linearize(sampling=EXACT, exclude=["mask()"])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert swapped(Model()) == [True, True]
+    with pytest.warns(UserWarning, match="matched no call"):
+        second.__exit__(None, None, None)
+    assert "swapped" in second.report()
+    assert "no call" in first.report()
+    assert swapped(Model()) == [False, False]
+    assert torch.overrides._len_torch_function_stack() == 0
+
+
 # Noise
 
 
@@ -411,6 +470,14 @@ def test_one_seed_repeats_a_run_and_leaves_the_global_generator_alone(on_module)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1]), "steps must differ in noise"
     assert not torch.equal(first[0, 0] * 2, first[0, 1]), "calls must differ in noise"
+
+
+def test_every_seed_has_noise_of_its_own():
+    found = []
+    for seed in (-2, -1, 0, 1, 7, 2**61 - 2, 2**61 - 1, 2**64 - 1):
+        with linearize(model := Model(), seed=seed):
+            found.append(gradients(model)[0])
+    assert len(torch.stack(found).unique(dim=0)) == len(found)
 
 
 def test_without_a_seed_torch_manual_seed_repeats_a_run():

@@ -111,6 +111,7 @@ def saved(module):
     return torch.load(buffer, weights_only=False)
 
 
+@pytest.mark.filterwarnings("ignore:a module in training was copied:UserWarning")
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m)), saved], ids=lambda f: f.__name__
 )
@@ -125,6 +126,21 @@ def test_a_copy_is_a_plain_module_and_the_original_stays_patched(duplicate):
     assert not is_patched(stn)
 
 
+def test_a_copy_made_in_training_is_told_to_sample_plainly():
+    """As the average of weights over the steps of a training is."""
+    net = model()
+    patch = linearize(net)
+    with pytest.warns(UserWarning, match=r"samples plainly: linearize\(\) the copy too") as told:
+        average = torch.optim.swa_utils.AveragedModel(net)
+    assert [warning.filename for warning in told] == [__file__]
+    assert not is_patched(average.module[0])
+    copy.deepcopy(net.eval())
+    saved(net.train())
+    patch.remove()
+    copy.deepcopy(net)
+
+
+@pytest.mark.filterwarnings("ignore:a module in training was copied:UserWarning")
 def test_a_module_with_a_copy_protocol_of_its_own_keeps_it():
     class Tagged(STN):
         def __reduce__(self):

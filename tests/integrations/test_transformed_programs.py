@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from lms_geometry.integrations.draws import Draws
 from lms_geometry.integrations.stn import linearize_stn
+from settings import paper
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
@@ -33,6 +35,17 @@ def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
     calls_plain, want = run(plain, plain)
     assert (calls, calls_plain) == (["2", "2"], ["1", "1"])
     assert all(map(torch.equal, got, want))
+
+
+def test_noise_is_found_again_after_a_step_of_many_checkpointed_calls():
+    draw, grid = Draws(seed=4), torch.zeros(1, 2, 3, 2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):  # by these, checkpointing works
+        before = torch.get_rng_state()
+        first = draw(paper(), grid)
+        for _ in range(5000):
+            draw(paper(), grid)
+        torch.set_rng_state(before)  # as checkpointing does before it runs a call again
+        assert torch.equal(draw(paper(), grid), first)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -191,8 +204,10 @@ def test_a_traced_or_exported_graph_is_swapped():
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_call_traced_for_torchscript_is_swapped_and_shown_without_shapes():
     stn = STN()
-    with linearize(stn) as patch:
-        torch.jit.trace(stn, IMAGE, check_trace=False)
+    with linearize(stn) as patch, pytest.warns(UserWarning, match="lms_geometry::linearized_sample") as told:
+        graph = torch.jit.trace(stn, IMAGE, check_trace=False)
+    assert "lms_geometry::linearized_sample" in str(graph.inlined_graph)
+    assert [warning.filename for warning in told if warning.category is UserWarning] == [sample.__code__.co_filename]
     assert "traced" in patch.report()
     assert "swapped" in patch.report()
     assert "tensor(" not in patch.report()
@@ -203,7 +218,8 @@ def test_sites_and_functions_are_known_where_a_patched_model_is_exported():
     with linearize(stn, sampling=EXACT, exclude=["sample()"]) as patch:
         torch.export.export(stn, (IMAGE,), strict=False)
     assert "sample() compiled left: excluded by 'sample()'" in " ".join(patch.report().split())
-    with linearize(stn, sampling=EXACT, include=["two_transformers.py"]) as patch:
+    told = pytest.warns(UserWarning, match="traced or exported.*remove the patch before")
+    with linearize(stn, sampling=EXACT, include=["two_transformers.py"]) as patch, told:
         torch.export.export(stn, (IMAGE,), strict=False)
     assert "swapped" in patch.report()
 
@@ -262,3 +278,15 @@ def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
         torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE), rtol=0, atol=0)
     with linearize(seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
         compiled(IMAGE)
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_a_seed_in_a_compiled_graph_is_one_clear_error(fullgraph):
+    torch.compiler.reset()
+    model = Model()
+    patch = linearize(model, seed=0)
+    with pytest.raises(RuntimeError) as told:
+        torch.compile(model, fullgraph=fullgraph, backend="eager")(IMAGE)
+    assert str(told.value).startswith("RuntimeError: linearize(seed=...) cannot be used with torch.compile")
+    assert "leave the seed out and call torch.manual_seed()" in str(told.value)
+    patch.remove()
