@@ -2,12 +2,14 @@
 
 from setuptools import Extension, setup
 
+HEADERS = ("_cpu_kernel", "_cpu_area", "_cpu_area_geometry", "_cpu_area_kernel")
+
 setup(
     ext_modules=[
         Extension(
             "lms_geometry.backends._cpu",
             sources=["lms_geometry/backends/_cpu.c"],
-            depends=["lms_geometry/backends/_cpu_kernel.h"],
+            depends=[f"lms_geometry/backends/{name}.h" for name in HEADERS],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             py_limited_api=True,
             optional=True,
