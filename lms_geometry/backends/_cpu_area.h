@@ -24,6 +24,7 @@ struct area_job {
     int32_t padding, align_corners;
     int64_t taken;                                /* items of work that threads have taken */
     int32_t any_area, any_plain;                  /* whether some pixel has an area, and whether some has none */
+    int32_t any_unusable;                         /* whether some point is no number or far outside */
     int32_t out_of_memory;
 };
 

@@ -4,6 +4,7 @@
 #define area_half NAME(area_half)
 #define area_differences NAME(area_differences)
 #define area_jacobian NAME(area_jacobian)
+#define area_usable NAME(area_usable)
 #define area_stretch NAME(area_stretch)
 #define area_extent NAME(area_extent)
 #define area_rule NAME(area_rule)
@@ -94,6 +95,17 @@ static void area_jacobian(const struct area_job *job, int64_t image, int64_t fir
         area_differences(job, grid, first, width, a->x, a->y, row, job->out_height - 1, a->xy, a->yy, a->after_y);
     else
         EACH(i) a->xy[i] = a->yy[i] = 0;
+    for (int i = pixels - first < BLOCK ? pixels - first : BLOCK; i < BLOCK; i++)
+        a->xx[i] = a->xy[i] = a->yx[i] = a->yy[i] = 0; /* no pixel of the image, so none with an area */
+}
+
+/* Whether grid_sample's own kernel can be given every point of the block. */
+static int area_usable(const struct areas *a)
+{
+    int unusable = 0;
+    for (int i = 0; i < BLOCK; i++)
+        unusable |= !(fabsf(a->x[i]) <= FAR_OUTSIDE) | !(fabsf(a->y[i]) <= FAR_OUTSIDE);
+    return !unusable;
 }
 
 /* The vectors P and M. Returns whether some pixel of the block shrinks. */
@@ -317,9 +329,10 @@ static void area_centres(const struct areas *a, struct nodes *n)
 static void area_reflect(float *x, float *turn, float last, float shift)
 {
     const float period = 2 * (last + 2 * shift);
+    float turns[BLOCK];
+    EACH(i) turns[i] = clamp(fabsf(x[i] + shift) / period, 0, 1e9f);
     EACH(i) {
-        const float from_end = x[i] + shift, distance = fabsf(from_end);
-        const float rest = distance - (int32_t)clamp(distance / period, 0, 1e9f) * period;
+        const float from_end = x[i] + shift, rest = fabsf(from_end) - (int32_t)turns[i] * period;
         const int back = period - rest < rest;
         x[i] = (back ? period - rest : rest) - shift;
         turn[i] = (from_end < 0) != back ? -1 : 1;
@@ -376,7 +389,11 @@ static int area_squares(const struct area_job *job, struct nodes *n)
         float *column = n->column + k * BLOCK, *row = n->row + k * BLOCK;
         int32_t *texel = n->texel + k * BLOCK;
         EACH(i) {
-            const int32_t column_here = clamp(x[i], 0, last_x), row_here = clamp(y[i], 0, last_y);
+            column[i] = clamp(x[i], 0, last_x);
+            row[i] = clamp(y[i], 0, last_y);
+        }
+        EACH(i) {
+            const int32_t column_here = column[i], row_here = row[i];
             column[i] = column_here;
             row[i] = row_here;
             texel[i] = row_here * width + column_here;

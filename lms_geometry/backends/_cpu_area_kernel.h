@@ -262,7 +262,7 @@ ALWAYS_INLINE void area_scatter(const struct area_job *job, const struct nodes *
     }
 }
 
-/* A thread's share of the question whether any pixel has an area: `any_area`. */
+/* A thread's share of the search for a pixel with an area, and, as long as there is none, for an unusable point. */
 void area_search(struct area_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, blocks = (pixels + BLOCK - 1) / BLOCK;
@@ -275,6 +275,8 @@ void area_search(struct area_job *job)
             break;
         for (int64_t item = begin; item < end; item++) {
             area_jacobian(job, item / blocks, item % blocks * BLOCK, &a);
+            if (!area_usable(&a))
+                __atomic_store_n(&job->any_unusable, 1, __ATOMIC_RELAXED);
             if (area_stretch(job, &a)) {
                 __atomic_store_n(&job->any_area, 1, __ATOMIC_RELAXED);
                 break;

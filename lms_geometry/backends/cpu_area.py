@@ -38,12 +38,12 @@ def area_mean(
 ) -> Tensor:
     """As :func:`lms_geometry.backends.eager_area.area_mean`."""
     (batch, channels), (h, w) = input.shape[:2], grid.shape[1:3]
-    value = input.new_empty((batch, channels, h, w))
-    if value.numel() == 0:
-        return value
+    if batch * channels * h * w == 0:
+        return input.new_empty((batch, channels, h, w))
     job = _job(input, grid, jacobian, count, side, padding_mode, align_corners)
     if not _has_area(job):
-        return F.grid_sample(input, usable_points(grid), mode, padding_mode, align_corners)
+        return F.grid_sample(input, _usable(grid, job), mode, padding_mode, align_corners)
+    value = input.new_empty((batch, channels, h, w))
     plain = torch.empty((batch, h, w), dtype=torch.bool)
     job.value, job.plain = value.data_ptr(), plain.data_ptr()
     _do("area_mean", job, batch * h * w * count * count * channels)
@@ -70,7 +70,8 @@ def area_image_gradient(
         return by_image
     job = _job(input, grid, jacobian, count, side, padding_mode, align_corners)
     if not _has_area(job):
-        return _bilinear(gradient, input, grid, mode, padding_mode, align_corners, image=True)
+        points = _usable(grid, job)
+        return _bilinear(gradient, input, points, mode, padding_mode, align_corners, image=True)
     gradient = gradient.contiguous()
     job.value_gradient, job.image_gradient = gradient.data_ptr(), by_image.data_ptr()
     # A thread adds up whole images where there are enough of them, else some channels of an image.
@@ -98,9 +99,10 @@ def area_gradient(
         return torch.zeros_like(grid), None if jacobian is None else torch.zeros_like(jacobian)
     job = _job(input, grid, jacobian, count, side, padding_mode, align_corners)
     if not _has_area(job):
-        by_grid = _bilinear(gradient, input, grid, mode, padding_mode, align_corners, image=False)
-        points = usable_points(grid)
-        by_grid = torch.where(grid == points, by_grid, 0.0)
+        points = _usable(grid, job)
+        by_grid = _bilinear(gradient, input, points, mode, padding_mode, align_corners, image=False)
+        if points is not grid:
+            by_grid = torch.where(grid == points, by_grid, 0.0)
         return by_grid, None if jacobian is None else torch.zeros_like(jacobian)
     gradient, value = gradient.contiguous(), value.contiguous()
     by_grid = torch.empty((batch, h, w, 2))
@@ -126,7 +128,7 @@ class _AreaJob(ctypes.Structure):
         *((name, c_float) for name in ("side", "limit")),
         *((name, c_int32) for name in ("padding", "align_corners")),
         ("taken", c_int64),
-        *((name, c_int32) for name in ("any_area", "any_plain", "out_of_memory")),
+        *((name, c_int32) for name in ("any_area", "any_plain", "any_unusable", "out_of_memory")),
     )
 
 
@@ -178,6 +180,11 @@ def _has_area(job: _AreaJob) -> bool:
     return bool(job.any_area)
 
 
+def _usable(grid: Tensor, job: _AreaJob) -> Tensor:
+    """The points that ``F.grid_sample`` is given, after a search that went through all of them."""
+    return usable_points(grid) if job.any_unusable else grid
+
+
 def _do(kernel: str, job: _AreaJob, reads: int) -> None:
     job.taken = 0
     _run(kernel, job, _threads(reads))
@@ -186,12 +193,12 @@ def _do(kernel: str, job: _AreaJob, reads: int) -> None:
 
 
 def _bilinear(
-    gradient: Tensor, input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool, image: bool
+    gradient: Tensor, input: Tensor, points: Tensor, mode: str, padding_mode: str, align_corners: bool, image: bool
 ) -> Tensor:
     """The gradient of ``F.grid_sample`` for the image or for the grid."""
     how = MODES.index(mode), PADDING_MODES.index(padding_mode), align_corners
     backward = torch.ops.aten.grid_sampler_2d_backward
-    return backward(gradient, input, usable_points(grid), *how, (image, not image))[0 if image else 1]
+    return backward(gradient, input, points, *how, (image, not image))[0 if image else 1]
 
 
 if _library is not None and _library.area_job_size() != ctypes.sizeof(_AreaJob):
