@@ -63,6 +63,7 @@ struct areas {
     float rotation_x[BLOCK], rotation_y[BLOCK];                 /* the vector P of J, then its direction */
     float reflection_x[BLOCK], reflection_y[BLOCK];             /* the vector M */
     float p[BLOCK], m[BLOCK];                                   /* their lengths: sum and difference of the stretches */
+    float per_p[BLOCK], per_m[BLOCK];                           /* the same of the extents, by their lengths */
     float extent_1[BLOCK], extent_2[BLOCK], rate_1[BLOCK], rate_2[BLOCK];
     struct rule along_x, along_y;                               /* along the first and the second axis of E */
     int narrow;                                                 /* whether texel differences enter somewhere */

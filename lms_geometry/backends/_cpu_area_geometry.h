@@ -9,7 +9,6 @@
 #define area_extent NAME(area_extent)
 #define area_rule NAME(area_rule)
 #define area_locate NAME(area_locate)
-#define area_divided NAME(area_divided)
 #define area_slopes NAME(area_slopes)
 #define area_node NAME(area_node)
 #define area_nodes NAME(area_nodes)
@@ -143,22 +142,30 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
 {
     const int count = job->count;
     const float full = (count - 1) / (2.f * count), inner = (count - 2.f) / count, each = 1.f / count;
+    const float per_range = 1 / (ALL_NODES - TWO_NODES);
     float squares = 0; /* the sum of the squares of the inner positions */
-    int needs_inner = 0;
+    int is_long = 0;
+    for (int i = 0; i < BLOCK; i++)
+        is_long |= x[i] * x[i] + y[i] * y[i] > TWO_NODES * TWO_NODES;
+    rule->count = is_long ? count : 2;
+    if (!is_long) {
+        EACH(i) {
+            rule->outer[i] = GAUSS;
+            rule->weight[i] = 0.5f;
+            rule->moment[i] = 1;
+        }
+        return;
+    }
     for (int k = 1; k < count - 1; k++)
         squares += ((k + 0.5f) / count - 0.5f) * ((k + 0.5f) / count - 0.5f);
     EACH(i) {
-        const float length = sqrtf(x[i] * x[i] + y[i] * y[i]);
-        const float share = clamp((length - TWO_NODES) / (ALL_NODES - TWO_NODES), 0, 1);
+        const float share = clamp((sqrtf(x[i] * x[i] + y[i] * y[i]) - TWO_NODES) * per_range, 0, 1);
         const float outer = GAUSS + share * (full - GAUSS), weight = (1 - share * inner) / 2;
         rule->outer[i] = outer;
         rule->weight[i] = weight;
         rule->inner[i] = share * each;
         rule->moment[i] = 1 / (12 * (2 * weight * outer * outer + share * each * squares));
     }
-    for (int i = 0; i < BLOCK; i++)
-        needs_inner |= rule->inner[i] > 0;
-    rule->count = needs_inner ? count : 2;
 }
 
 /* The areas of a block. Returns whether some pixel has one; without, only the centres are there. */
@@ -177,28 +184,26 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     if (!shrinks)
         return 0;
     EACH(i) {
-        float px = a->rotation_x[i], py = a->rotation_y[i], mx = a->reflection_x[i], my = a->reflection_y[i];
-        const float p = a->p[i], m = a->m[i], per_p = 1 / (p > 0 ? p : 1), per_m = 1 / (m > 0 ? m : 1);
+        const float px = a->rotation_x[i], py = a->rotation_y[i], mx = a->reflection_x[i], my = a->reflection_y[i];
+        const float p = a->p[i], m = a->m[i], by_p = 1 / (p > 0 ? p : 1), by_m = 1 / (m > 0 ? m : 1);
         float extent_1, extent_2, rate_1, rate_2;
         area_extent((p + m) / 2, limit, &extent_1, &rate_1);
         area_extent((p - m) / 2, limit, &extent_2, &rate_2);
-        px = p > 0 ? px * per_p : 1;
-        py = p > 0 ? py * per_p : 0;
-        mx = m > 0 ? mx * per_m : 1;
-        my = m > 0 ? my * per_m : 0;
-        a->rotation_x[i] = px;
-        a->rotation_y[i] = py;
-        a->reflection_x[i] = mx;
-        a->reflection_y[i] = my;
+        const float per_p = (extent_1 + extent_2) * by_p, per_m = (extent_1 - extent_2) * by_m;
+        a->rotation_x[i] = p > 0 ? px * by_p : 1;
+        a->rotation_y[i] = py * by_p;
+        a->reflection_x[i] = m > 0 ? mx * by_m : 1;
+        a->reflection_y[i] = my * by_m;
         a->extent_1[i] = extent_1;
         a->extent_2[i] = extent_2;
         a->rate_1[i] = rate_1;
         a->rate_2[i] = rate_2;
-        const float sum_half = (extent_1 + extent_2) / 2, difference_half = (extent_1 - extent_2) / 2;
-        a->xx[i] = sum_half * px + difference_half * mx;
-        a->xy[i] = difference_half * my - sum_half * py;
-        a->yx[i] = sum_half * py + difference_half * my;
-        a->yy[i] = sum_half * px - difference_half * mx;
+        a->per_p[i] = per_p;
+        a->per_m[i] = per_m;
+        a->xx[i] = (per_p * px + per_m * mx) / 2;
+        a->xy[i] = (per_m * my - per_p * py) / 2;
+        a->yx[i] = (per_p * py + per_m * my) / 2;
+        a->yy[i] = (per_p * px - per_m * mx) / 2;
     }
     int narrow = 0;
     for (int i = 0; i < BLOCK; i++)
@@ -207,12 +212,6 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     area_rule(job, a->xx, a->yx, &a->along_x);
     area_rule(job, a->xy, a->yy, &a->along_y);
     return 1;
-}
-
-/* A divided difference, or its limit where the denominator is small beside `scale`. */
-ALWAYS_INLINE float area_divided(float numerator, float denominator, float scale, float limit)
-{
-    return denominator > NEARLY_EQUAL * scale ? numerator / denominator : limit;
 }
 
 /* The derivatives by the centre, per source pixel, and by the Jacobian (slope, slope_by_jacobian). */
@@ -250,8 +249,8 @@ static void area_slopes(const struct area_job *job, const struct areas *a, const
         const float mean = (a->rate_1[i] + a->rate_2[i]) / 2, half_rate = (a->rate_1[i] - a->rate_2[i]) / 2;
         const float largest = (a->p[i] + a->m[i]) / 2;
         const float new_along_p = along_p * mean + along_m * half_rate, new_along_m = along_p * half_rate + along_m * mean;
-        const float new_across_p = across_p * area_divided(e1 + e2, a->p[i], largest, mean);
-        const float new_across_m = across_m * area_divided(e1 - e2, a->m[i], largest, mean);
+        const float new_across_p = across_p * (a->p[i] > NEARLY_EQUAL * largest ? a->per_p[i] : mean);
+        const float new_across_m = across_m * (a->m[i] > NEARLY_EQUAL * largest ? a->per_m[i] : mean);
         const float gx = new_along_p * px - new_across_p * py, gy = new_along_p * py + new_across_p * px;
         const float hx = new_along_m * mx - new_across_m * my, hy = new_along_m * my + new_across_m * mx;
         by_jacobian[i] = side * (gx + hx);

@@ -5,17 +5,19 @@
 #define area_allocate NAME(area_allocate)
 #define area_row NAME(area_row)
 #define area_tents NAME(area_tents)
+#define area_add_weights NAME(area_add_weights)
 #define area_weigh NAME(area_weigh)
 #define area_tent_slope NAME(area_tent_slope)
 #define area_read_planes NAME(area_read_planes)
 #define area_read NAME(area_read)
 #define area_contract NAME(area_contract)
+#define area_add_nodes NAME(area_add_nodes)
 #define area_combine NAME(area_combine)
 #define area_scatter NAME(area_scatter)
 #define area_search NAME(area_search)
 #define area_mean NAME(area_mean)
 #define area_block_gradient NAME(area_block_gradient)
-#define area_gather NAME(area_gather)
+#define area_collect NAME(area_collect)
 #define area_gradient NAME(area_gradient)
 #define area_image_gradient NAME(area_image_gradient)
 
@@ -54,36 +56,51 @@ ALWAYS_INLINE float4 area_row(const float *texel, int64_t width, const int side,
     return read;
 }
 
-/* The weights of the texels in the means over the areas, texel by texel and pixel by pixel. */
+/* Add a few nodes' weights to those of the texels of a square, or put them there. */
+ALWAYS_INLINE void area_add_weights(const struct nodes *n, int first, int square, const int side, const int nodes,
+                                    const int add)
+{
+    const float *x = n->x + first * BLOCK, *y = n->y + first * BLOCK, *weight = n->weight + first * BLOCK;
+    const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
+    float *weights = n->of_texel + square * side * side * BLOCK;
+    EACH(i) {
+        float along_x[4][WINDOW], along_y[4][WINDOW];
+        UNROLLED for (int k = 0; k < nodes; k++)
+            UNROLLED for (int c = 0; c < side; c++) {
+                along_x[k][c] = tent(x[k * BLOCK + i] - column[i] - c);
+                along_y[k][c] = weight[k * BLOCK + i] * tent(y[k * BLOCK + i] - row[i] - c);
+            }
+        UNROLLED for (int r = 0; r < side; r++)
+            UNROLLED for (int c = 0; c < side; c++) {
+                float *to = weights + (r * side + c) * BLOCK + i;
+                float total = add ? *to : 0;
+                UNROLLED for (int k = 0; k < nodes; k++)
+                    total += along_y[k][r] * along_x[k][c];
+                *to = total;
+            }
+    }
+}
+
+/* The weights of the texels in the means over the areas, those of a pixel side by side. */
 ALWAYS_INLINE void area_weigh(struct nodes *n, const int side)
 {
     for (int square = 0; square < n->squares; square++) {
-        const int begin = side == WINDOW ? 0 : square, end = side == WINDOW ? n->count : square + 1;
-        const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
-        float *weights = n->of_texel + square * side * side * BLOCK;
-        for (int k = begin; k < end; k++) {
-            const float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK, *weight = n->weight + k * BLOCK;
-            const float kept = k == begin ? 0 : 1;
-            EACH(i) {
-                float along_x[WINDOW], along_y[WINDOW];
-                UNROLLED for (int c = 0; c < side; c++) {
-                    along_x[c] = tent(x[i] - column[i] - c);
-                    along_y[c] = weight[i] * tent(y[i] - row[i] - c);
-                }
-                UNROLLED for (int r = 0; r < side; r++)
-                    UNROLLED for (int c = 0; c < side; c++) {
-                        float *sum_here = weights + (r * side + c) * BLOCK + i;
-                        *sum_here = (kept ? *sum_here : 0) + along_y[r] * along_x[c];
-                    }
-            }
-        }
+        if (side == WINDOW) {
+            area_add_weights(n, 0, 0, side, 4, 0);
+            int k = 4;
+            for (; k + 4 <= n->count; k += 4)
+                area_add_weights(n, k, 0, side, 4, 1);
+            for (; k < n->count; k++)
+                area_add_weights(n, k, 0, side, 1, 1);
+        } else
+            area_add_weights(n, square, square, side, 1, 0);
         for (int i = 0; i < BLOCK; i += 4)
-            for (int r = 0; r < side * side; r += 4) {
+            UNROLLED for (int r = 0; r < side * side; r += 4) {
                 float4 turned[4];
-                for (int t = 0; t < 4; t++)
-                    memcpy(turned + t, weights + (r + t) * BLOCK + i, 16);
+                UNROLLED for (int t = 0; t < 4; t++)
+                    memcpy(turned + t, n->of_texel + (square * side * side + r + t) * BLOCK + i, 16);
                 transpose(turned);
-                for (int j = 0; j < 4; j++)
+                UNROLLED for (int j = 0; j < 4; j++)
                     memcpy(n->by_pixel + (square * BLOCK + i + j) * side * side + r, turned + j, 16);
             }
     }
@@ -140,9 +157,13 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, in
     const float *given = job->value_gradient + image * job->channels * pixels + first;
     for (int64_t channel = 0; channel < job->channels; channel += CHANNELS_AT_ONCE) {
         const int together = job->channels - channel < CHANNELS_AT_ONCE ? job->channels - channel : CHANNELS_AT_ONCE;
-        float weights[CHANNELS_AT_ONCE][BLOCK] = {{0}};
-        for (int c = 0; c < together; c++)
-            memcpy(weights[c], given + (channel + c) * pixels, 4 * pixels_here);
+        const float *weights[CHANNELS_AT_ONCE];
+        float last[CHANNELS_AT_ONCE][BLOCK]; /* of the last block of an image, which may be a part of one */
+        for (int c = 0; c < together; c++) {
+            weights[c] = given + (channel + c) * pixels;
+            if (pixels_here < BLOCK)
+                weights[c] = memcpy(memset(last[c], 0, sizeof last[c]), weights[c], 4 * pixels_here);
+        }
         for (int square = 0; square < n->squares; square++)
             for (int i = 0; i < pixels_here; i += 4) {
                 const int32_t *texel = n->texel + square * BLOCK + i;
@@ -175,56 +196,78 @@ ALWAYS_INLINE float area_tent_slope(float distance)
     return (distance >= -1) & (distance < 1) ? (distance < 0 ? 1 : -1) : 0;
 }
 
-/* Read the nodes of the edges from the contracted texels, and add them up. With one node only, a centre, it is all about
- * texel differences. */
+/* Read a few nodes of one axis's edges from the contracted texels, and add them up. Those of the low edge come first. */
+ALWAYS_INLINE void area_add_nodes(const struct area_job *job, const struct nodes *n, int first, int low, int axis,
+                                  const int side, const int nodes, const int narrow, struct edges *e)
+{
+    const float last_x = job->width - 1, last_y = job->height - 1, share = n->count == 1 ? 1 : 0.25f;
+    const int reflection = job->padding == REFLECTION, inside_only = job->padding != ZEROS;
+    const int square = side == WINDOW ? 0 : first;
+    const float *x = n->x + first * BLOCK, *y = n->y + first * BLOCK;
+    const float *weight = n->weight + first * BLOCK, *moment = n->moment + first * BLOCK;
+    const float *turn_x = n->turn_x + first * BLOCK, *turn_y = n->turn_y + first * BLOCK;
+    const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
+    const float *sums = n->of_texel + square * side * side * BLOCK;
+    float *difference = e->difference[axis], *grown = e->grown[axis], *turned = e->turned[axis];
+    float *texels_x = e->texels[0], *texels_y = e->texels[1];
+    EACH(i) {
+        float change = 0, mean = 0, turn = 0, slope_x = 0, slope_y = 0;
+        UNROLLED for (int k = 0; k < nodes; k++) {
+            const float x_here = x[k * BLOCK + i], y_here = y[k * BLOCK + i], weight_here = weight[k * BLOCK + i];
+            const float sign = k < low ? -1 : 1;
+            float read_here = 0, read_x = 0, read_y = 0;
+            UNROLLED for (int r = 0; r < side; r++) {
+                float along = 0, along_slope = 0;
+                UNROLLED for (int c = 0; c < side; c++) {
+                    const float texel = sums[(r * side + c) * BLOCK + i], distance = x_here - column[i] - c;
+                    along += tent(distance) * texel;
+                    if (narrow)
+                        along_slope += area_tent_slope(distance) * texel;
+                }
+                const float distance = y_here - row[i] - r;
+                read_here += tent(distance) * along;
+                if (narrow) {
+                    read_x += tent(distance) * along_slope;
+                    read_y += area_tent_slope(distance) * along;
+                }
+            }
+            mean += weight_here * read_here;
+            change += sign * (weight_here * read_here);
+            turn += sign * (moment[k * BLOCK + i] * read_here);
+            if (narrow) {
+                const int fixed_x = inside_only & !((x_here > 0) & (x_here < last_x));
+                const int fixed_y = inside_only & !((y_here > 0) & (y_here < last_y));
+                slope_x += fixed_x ? 0 : weight_here * read_x * (reflection ? turn_x[k * BLOCK + i] : 1);
+                slope_y += fixed_y ? 0 : weight_here * read_y * (reflection ? turn_y[k * BLOCK + i] : 1);
+            }
+        }
+        difference[i] += change;
+        grown[i] += mean / 2;
+        turned[i] += turn;
+        if (narrow) {
+            texels_x[i] += share * slope_x;
+            texels_y[i] += share * slope_y;
+        }
+    }
+}
+
+/* The sums over all nodes. Where there is one only, the centre, texel differences are all there is. */
 ALWAYS_INLINE void area_combine(const struct area_job *job, const struct nodes *n, const int side, const int narrow,
                                 const struct areas *a, struct edges *e)
 {
-    const float last_x = job->width - 1, last_y = job->height - 1;
-    const int reflection = job->padding == REFLECTION, inside_only = job->padding != ZEROS;
-    const int one = n->count == 1, along_y = 2 * a->along_y.count, per_edge_0 = a->along_y.count;
-    const int per_edge_1 = a->along_x.count;
     memset(e, 0, sizeof *e);
-    for (int k = 0; k < n->count; k++) {
-        const int square = side == WINDOW ? 0 : k, axis = !one && k >= along_y;
-        const int high = axis ? (k - along_y) / per_edge_1 : k / (one ? 1 : per_edge_0);
-        const float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
-        const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
-        const float *sums = n->of_texel + square * side * side * BLOCK;
-        const float *weight = n->weight + k * BLOCK, *moment = n->moment + k * BLOCK;
-        const float *turn_x = n->turn_x + k * BLOCK, *turn_y = n->turn_y + k * BLOCK;
-        const float sign = high ? 1 : -1, share = one ? 1 : 0.25f;
-        float *difference = e->difference[axis], *grown = e->grown[axis], *turned = e->turned[axis];
-        EACH(i) {
-            float rows[WINDOW], row_slopes[WINDOW], read_here = 0, slope_x = 0, slope_y = 0;
-            UNROLLED for (int r = 0; r < side; r++)
-                rows[r] = row_slopes[r] = 0;
-            UNROLLED for (int c = 0; c < side; c++) {
-                const float distance = x[i] - column[i] - c;
-                UNROLLED for (int r = 0; r < side; r++) {
-                    rows[r] += tent(distance) * sums[(r * side + c) * BLOCK + i];
-                    if (narrow)
-                        row_slopes[r] += area_tent_slope(distance) * sums[(r * side + c) * BLOCK + i];
-                }
-            }
-            UNROLLED for (int r = 0; r < side; r++) {
-                const float distance = y[i] - row[i] - r;
-                read_here += tent(distance) * rows[r];
-                if (narrow) {
-                    slope_x += tent(distance) * row_slopes[r];
-                    slope_y += area_tent_slope(distance) * rows[r];
-                }
-            }
-            difference[i] += sign * weight[i] * read_here;
-            grown[i] += 0.5f * weight[i] * read_here;
-            turned[i] += sign * moment[i] * read_here;
-            if (narrow) {
-                const int fixed_x = inside_only & !((x[i] > 0) & (x[i] < last_x));
-                const int fixed_y = inside_only & !((y[i] > 0) & (y[i] < last_y));
-                e->texels[0][i] += fixed_x ? 0 : share * weight[i] * slope_x * (reflection ? turn_x[i] : 1);
-                e->texels[1][i] += fixed_y ? 0 : share * weight[i] * slope_y * (reflection ? turn_y[i] : 1);
-            }
-        }
+    if (n->count == 1) {
+        area_add_nodes(job, n, 0, 0, 0, side, 1, narrow, e);
+        return;
+    }
+    for (int axis = 0, k = 0; axis < 2; axis++) {
+        const int count = axis == 0 ? a->along_y.count : a->along_x.count;
+        if (side == WINDOW && count == 2) {
+            area_add_nodes(job, n, k, 2, axis, side, 4, narrow, e);
+            k += 4;
+        } else
+            for (int j = 0; j < 2 * count; j++, k++)
+                area_add_nodes(job, n, k, j < count, axis, side, 1, narrow, e);
     }
 }
 
@@ -357,86 +400,99 @@ static void area_block_gradient(const struct area_job *job, struct areas *a, str
         else
             area_combine(job, n, 2, 0, a, &e);
     }
+    float product[BLOCK] = {0};
     for (int64_t c = 0; c < job->channels; c++) {
         const int64_t at = (image * job->channels + c) * pixels + first;
         const float *value = job->value + at, *given = job->value_gradient + at;
-        INDEPENDENT for (int i = 0; i < pixels_here; i++) {
-            e.grown[0][i] -= value[i] * given[i];
-            e.grown[1][i] -= value[i] * given[i];
-        }
+        if (pixels_here == BLOCK)
+            EACH(i) product[i] += value[i] * given[i];
+        else
+            for (int i = 0; i < pixels_here; i++)
+                product[i] += value[i] * given[i];
+    }
+    EACH(i) {
+        e.grown[0][i] -= product[i];
+        e.grown[1][i] -= product[i];
     }
     area_slopes(job, a, &e, x, y, by_jacobian);
 }
 
-/* What reaches a pixel's coordinates through the differences along one axis: of its own Jacobian and of those of its two
- * neighbours that are differences to it. */
-ALWAYS_INLINE float area_gather(const float *by_jacobian, const uint8_t *after, int64_t next, int has_before, int has_after)
+/* The gradient for the grid of some pixels: what reaches a pixel as the centre, and, where Jacobians are differences, as an
+ * end of its neighbours' steps. `kept` has NAME_KEPT numbers a pixel, `most` pixels each. */
+static void area_collect(const struct area_job *job, const float *kept, int64_t most, int64_t pixels, const float *grid,
+                         float *out)
 {
-    float sum_here = *after ? -*by_jacobian : *by_jacobian;
-    if (has_before && after[-next])
-        sum_here += by_jacobian[-next];
-    if (has_after && !after[next])
-        sum_here -= by_jacobian[next];
-    return sum_here;
+    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    const int64_t width = job->out_width;
+    const float *x = kept, *y = kept + most;
+    const float *after_x = kept + 2 * most, *after_y = kept + 3 * most, *before_x = kept + 4 * most;
+    const float *before_y = kept + 5 * most, *below_x = kept + 6 * most, *below_y = kept + 7 * most;
+    const float *above_x = kept + 8 * most, *above_y = kept + 9 * most;
+    if (job->jacobian)
+        INDEPENDENT for (int64_t i = 0; i < pixels; i++) {
+            out[2 * i] = fabsf(grid[2 * i]) <= FAR_OUTSIDE ? x[i] * half_x : 0;
+            out[2 * i + 1] = fabsf(grid[2 * i + 1]) <= FAR_OUTSIDE ? y[i] * half_y : 0;
+        }
+    else
+        INDEPENDENT for (int64_t i = 0; i < pixels; i++) {
+            const float all_x = x[i] + after_x[i - 1] - before_x[i + 1] + below_x[i - width] - above_x[i + width];
+            const float all_y = y[i] + after_y[i - 1] - before_y[i + 1] + below_y[i - width] - above_y[i + width];
+            out[2 * i] = fabsf(grid[2 * i]) <= FAR_OUTSIDE ? all_x * half_x : 0;
+            out[2 * i + 1] = fabsf(grid[2 * i + 1]) <= FAR_OUTSIDE ? all_y * half_y : 0;
+        }
 }
 
 /* A thread's share of the gradients for grid and Jacobian: pieces of an image, some rows of output pixels each. Where the
- * Jacobian is made of differences, a piece also looks at the rows before and after. */
+ * Jacobian is made of differences, a piece also works out the rows before and after. */
 void area_gradient(struct area_job *job)
 {
     const int64_t height = job->out_height, width = job->out_width, pixels = height * width;
     const int64_t pieces = (height + job->rows - 1) / job->rows, items = job->batch * pieces;
-    const int64_t most = (job->rows + 2 < height ? job->rows + 2 : height) * width;
-    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    const int64_t halo = job->jacobian ? 0 : 1, most = ((job->rows + 2 * halo) * width + BLOCK + 15) / 16 * 16;
     struct areas a;
     struct nodes n;
     if (!area_allocate(job, &n))
         return;
-    float *kept = NULL;
-    if (!job->jacobian) {
-        kept = malloc(most * (6 * sizeof(float) + 2));
-        if (!kept) {
-            free(n.x);
-            job->out_of_memory = 1;
-            return;
-        }
+    float *kept = calloc((job->jacobian ? 2 : 10) * most + 2, sizeof(float));
+    if (!kept) {
+        free(n.x);
+        job->out_of_memory = 1;
+        return;
     }
-    uint8_t *after_x = (uint8_t *)(kept + 6 * most), *after_y = after_x + most;
     for (;;) {
         const int64_t item = __atomic_fetch_add(&job->taken, 1, __ATOMIC_RELAXED);
         if (item >= items)
             break;
         const int64_t image = item / pieces, row = item % pieces * job->rows;
         const int64_t end_row = row + job->rows < height ? row + job->rows : height;
-        const int64_t begin = (job->jacobian || row == 0 ? row : row - 1) * width;
-        const int64_t end = (job->jacobian || end_row == height ? end_row : end_row + 1) * width;
-        float *out = job->grid_gradient + 2 * image * pixels;
+        /* Place 1 of `kept` is for the first pixel of the row before `row`. Rows outside the image keep zeros. */
+        const int64_t origin = (row - halo) * width, begin = row > 0 ? origin : 0;
+        const int64_t end = (end_row < height ? end_row + halo : end_row) * width;
         double total[4] = {0};
+        if (halo && row == 0)
+            for (int t = 2; t < 10; t++)
+                memset(kept + 1 + t * most, 0, 4 * width);
         for (int64_t first = begin; first < end; first += BLOCK) {
             const int m = end - first < BLOCK ? end - first : BLOCK;
-            float x[BLOCK], y[BLOCK], by_jacobian[4 * BLOCK];
+            float *to = kept + 1 + first - origin, x[BLOCK], y[BLOCK], by_jacobian[4 * BLOCK];
             area_block_gradient(job, &a, &n, image, first, m, x, y, by_jacobian);
-            EACH(i) {
-                x[i] *= a.unit_x[i];
-                y[i] *= a.unit_y[i];
-            }
+            const float *xx = by_jacobian, *xy = xx + BLOCK, *yx = xy + BLOCK, *yy = yx + BLOCK;
             if (!job->jacobian) {
-                const int64_t at = first - begin;
-                memcpy(kept + at, x, 4 * m);
-                memcpy(kept + most + at, y, 4 * m);
-                for (int t = 0; t < 4; t++)
-                    memcpy(kept + (2 + t) * most + at, by_jacobian + t * BLOCK, 4 * m);
-                for (int i = 0; i < m; i++) {
-                    after_x[at + i] = a.after_x[i];
-                    after_y[at + i] = a.after_y[i];
+                EACH(i) {
+                    const float after = (width > 1) & a.after_x[i], before = (width > 1) & !a.after_x[i];
+                    const float below = (height > 1) & a.after_y[i], above = (height > 1) & !a.after_y[i];
+                    x[i] += (before - after) * xx[i] + (above - below) * xy[i];
+                    y[i] += (before - after) * yx[i] + (above - below) * yy[i];
+                    to[2 * most + i] = after * xx[i];
+                    to[3 * most + i] = after * yx[i];
+                    to[4 * most + i] = before * xx[i];
+                    to[5 * most + i] = before * yx[i];
+                    to[6 * most + i] = below * xy[i];
+                    to[7 * most + i] = below * yy[i];
+                    to[8 * most + i] = above * xy[i];
+                    to[9 * most + i] = above * yy[i];
                 }
-                continue;
-            }
-            for (int i = 0; i < m; i++) {
-                out[2 * (first + i)] = x[i];
-                out[2 * (first + i) + 1] = y[i];
-            }
-            if (job->next_pixel)
+            } else if (job->next_pixel)
                 for (int i = 0; i < m; i++)
                     for (int t = 0; t < 4; t++)
                         job->jacobian_gradient[4 * (image * pixels + first + i) + t] = by_jacobian[t * BLOCK + i];
@@ -447,29 +503,20 @@ void area_gradient(struct area_job *job)
                         sum_here += by_jacobian[t * BLOCK + i];
                     total[t] += sum_here;
                 }
-        }
-        if (job->jacobian) {
-            if (!job->next_pixel)
-                for (int t = 0; t < 4; t++)
-                    job->jacobian_gradient[4 * item + t] = total[t];
-            continue;
-        }
-        for (int64_t r = row; r < end_row; r++)
-            for (int64_t c = 0; c < width; c++) {
-                const int64_t at = r * width + c - begin;
-                const float *grid = job->grid + image * job->next_grid + 2 * (r * width + c);
-                float x = 0, y = 0;
-                if (width > 1) {
-                    x += area_gather(kept + 2 * most + at, after_x + at, 1, c > 0, c + 1 < width);
-                    y += area_gather(kept + 4 * most + at, after_x + at, 1, c > 0, c + 1 < width);
-                }
-                if (height > 1) {
-                    x += area_gather(kept + 3 * most + at, after_y + at, width, r > 0, r + 1 < height);
-                    y += area_gather(kept + 5 * most + at, after_y + at, width, r > 0, r + 1 < height);
-                }
-                out[2 * (r * width + c)] = kept[at] + (fabsf(grid[0]) <= FAR_OUTSIDE ? x * half_x : 0);
-                out[2 * (r * width + c) + 1] = kept[most + at] + (fabsf(grid[1]) <= FAR_OUTSIDE ? y * half_y : 0);
+            EACH(i) {
+                to[i] = x[i];
+                to[most + i] = y[i];
             }
+        }
+        if (halo && end_row == height)
+            for (int t = 2; t < 10; t++)
+                memset(kept + 1 + t * most + end - origin, 0, 4 * width);
+        if (job->jacobian && !job->next_pixel)
+            for (int t = 0; t < 4; t++)
+                job->jacobian_gradient[4 * item + t] = total[t];
+        area_collect(job, kept + 1 + halo * width, most, (end_row - row) * width,
+                     job->grid + image * job->next_grid + 2 * row * width,
+                     job->grid_gradient + 2 * (image * pixels + row * width));
     }
     free(n.x);
     free(kept);
