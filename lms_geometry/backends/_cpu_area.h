@@ -54,6 +54,13 @@ struct rule {
     int count;                         /* nodes to be read: 2 where no pixel of the block gives weight to the inner ones */
 };
 
+/* The points of a block of output pixels and of their neighbours, x and y in turn, and the pixels' places. */
+struct neighbours {
+    const float *here, *left, *right, *above, *below;
+    int32_t row[BLOCK], column[BLOCK];
+    float copies[5][2 * BLOCK];                                 /* where a block reaches over an end of the grid */
+};
+
 /* The areas of a block of output pixels. A vector's components are named x and y, a matrix's entries xx, xy, yx, yy. */
 struct areas {
     float x[BLOCK], y[BLOCK];                                   /* the centre, in source pixels */

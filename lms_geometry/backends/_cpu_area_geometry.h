@@ -2,7 +2,10 @@
  * that compilers vectorise. _cpu.c includes this once for every instruction set, after _cpu_kernel.h. */
 
 #define area_half NAME(area_half)
-#define area_differences NAME(area_differences)
+#define area_points NAME(area_points)
+#define area_neighbours NAME(area_neighbours)
+#define area_step NAME(area_step)
+#define area_is_plain NAME(area_is_plain)
 #define area_jacobian NAME(area_jacobian)
 #define area_usable NAME(area_usable)
 #define area_stretch NAME(area_stretch)
@@ -24,78 +27,118 @@ ALWAYS_INLINE float area_half(const struct area_job *job, int64_t size)
     return (job->align_corners ? size - 1 : size) / 2.f;
 }
 
-/* J by finite differences along one axis: of the steps to both neighbours, which are `next` pixels away, the smaller
- * (finite_difference_jacobian). The place along the axis tells pixels that have only one. */
-static void area_differences(const struct area_job *job, const float *grid, int64_t first, int64_t next,
-                             const float *here_x, const float *here_y, const int32_t *place_along, int32_t last,
-                             float *x, float *y, int32_t *after)
+/* BLOCK points of a grid from a pixel on, x and y in turn. Pixels before the first and after the last are these. */
+static const float *area_points(const float *grid, int64_t pixels, int64_t first, float *copy)
 {
-    const int64_t pixels = job->out_height * job->out_width;
-    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
-    float before_x[BLOCK], before_y[BLOCK], after_x[BLOCK], after_y[BLOCK];
-
-    points(grid, pixels, first - next, before_x, before_y);
-    points(grid, pixels, first + next, after_x, after_y);
-    EACH(i) {
-        const float bx = (here_x[i] - before_x[i]) * half_x, by = (here_y[i] - before_y[i]) * half_y;
-        const float ax = (after_x[i] - here_x[i]) * half_x, ay = (after_y[i] - here_y[i]) * half_y;
-        const int smaller = comparable(ax * ax + ay * ay) <= comparable(bx * bx + by * by);
-        const int is_after = (place_along[i] < last) & ((place_along[i] == 0) | smaller);
-        x[i] = is_after ? ax : bx;
-        y[i] = is_after ? ay : by;
-        after[i] = is_after;
+    if (first >= 0 && first + BLOCK <= pixels)
+        return grid + 2 * first;
+    for (int i = 0; i < BLOCK; i++) {
+        int64_t pixel = first + i < pixels ? first + i : pixels - 1;
+        pixel = pixel > 0 ? pixel : 0;
+        copy[2 * i] = grid[2 * pixel];
+        copy[2 * i + 1] = grid[2 * pixel + 1];
     }
+    return copy;
+}
+
+/* The points of a block and of their neighbours, and where in the image the pixels are. */
+static void area_neighbours(const struct area_job *job, int64_t image, int64_t first, struct neighbours *n)
+{
+    const int64_t width = job->out_width, pixels = job->out_height * width, next = width > 1 ? 1 : 0;
+    const float *grid = job->grid + image * job->next_grid;
+    const int32_t first_row = first / width, first_column = first % width;
+    n->here = area_points(grid, pixels, first, n->copies[0]);
+    if (job->jacobian)
+        return;
+    n->left = area_points(grid, pixels, first - next, n->copies[1]);
+    n->right = area_points(grid, pixels, first + next, n->copies[2]);
+    n->above = area_points(grid, pixels, first - width, n->copies[3]);
+    n->below = area_points(grid, pixels, first + width, n->copies[4]);
+    EACH(i) {
+        n->row[i] = first_row;
+        n->column[i] = first_column + i;
+    }
+    for (int64_t end = width; end < first_column + BLOCK; end += width)
+        EACH(i) {
+            const int over = first_column + i >= end;
+            n->row[i] += over;
+            n->column[i] -= over ? (int32_t)width : 0;
+        }
+}
+
+/* J along one axis: of the steps to both neighbours the smaller (finite_difference_jacobian). The place along the axis tells
+ * pixels that have only one. Returns whether it is the step to the next pixel. */
+ALWAYS_INLINE int area_step(const float *before, const float *here, const float *next, float half_x, float half_y,
+                            int32_t place_along, int32_t last, float *x, float *y)
+{
+    const float bx = (here[0] - before[0]) * half_x, by = (here[1] - before[1]) * half_y;
+    const float ax = (next[0] - here[0]) * half_x, ay = (next[1] - here[1]) * half_y;
+    const float to_next = ax * ax + ay * ay, from_before = bx * bx + by * by;
+    const int smaller = (to_next <= from_before) | (from_before != from_before); /* no number is longer than any */
+    const int after = (place_along < last) & ((place_along == 0) | smaller);
+    *x = after ? ax : bx;
+    *y = after ? ay : by;
+    return after;
 }
 
 /* The points of the grid and the Jacobians. */
 static void area_jacobian(const struct area_job *job, int64_t image, int64_t first, struct areas *a)
 {
-    const int64_t pixels = job->out_height * job->out_width, width = job->out_width;
-    const float *grid = job->grid + image * job->next_grid;
-    points(grid, pixels, first, a->x, a->y);
-    if (job->jacobian && job->next_pixel == 0) {
-        const float *jacobian = job->jacobian + image * job->next_jacobian;
+    const int64_t pixels = job->out_height * job->out_width;
+    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    const int32_t last_column = job->out_width - 1, last_row = job->out_height - 1;
+    const float *jacobian = job->jacobian + image * job->next_jacobian;
+    struct neighbours n;
+    area_neighbours(job, image, first, &n);
+    if (!job->jacobian)
         EACH(i) {
-            a->xx[i] = jacobian[0];
-            a->xy[i] = jacobian[1];
-            a->yx[i] = jacobian[2];
-            a->yy[i] = jacobian[3];
+            const float *here = n.here + 2 * i;
+            a->after_x[i] = area_step(n.left + 2 * i, here, n.right + 2 * i, half_x, half_y, n.column[i], last_column,
+                                      a->xx + i, a->yx + i);
+            a->after_y[i] = area_step(n.above + 2 * i, here, n.below + 2 * i, half_x, half_y, n.row[i], last_row,
+                                      a->xy + i, a->yy + i);
+            a->x[i] = here[0];
+            a->y[i] = here[1];
         }
-        return;
-    }
-    if (job->jacobian) {
-        const float *jacobian = job->jacobian + image * job->next_jacobian;
+    else {
+        EACH(i) {
+            a->x[i] = n.here[2 * i];
+            a->y[i] = n.here[2 * i + 1];
+        }
         for (int i = 0; i < BLOCK; i++) {
-            const int64_t pixel = first + i < pixels ? first + i : pixels - 1;
-            a->xx[i] = jacobian[4 * pixel];
-            a->xy[i] = jacobian[4 * pixel + 1];
-            a->yx[i] = jacobian[4 * pixel + 2];
-            a->yy[i] = jacobian[4 * pixel + 3];
+            const float *mine = jacobian + (first + i < pixels ? first + i : pixels - 1) * job->next_pixel;
+            a->xx[i] = mine[0];
+            a->xy[i] = mine[1];
+            a->yx[i] = mine[2];
+            a->yy[i] = mine[3];
         }
-        return;
     }
-    int32_t row[BLOCK], column[BLOCK];
-    const int32_t first_row = first / width, first_column = first % width;
-    EACH(i) {
-        row[i] = first_row;
-        column[i] = first_column + i;
-    }
-    for (int64_t end = width; end < first_column + BLOCK; end += width)
-        EACH(i) {
-            const int over = first_column + i >= end;
-            row[i] += over;
-            column[i] -= over ? (int32_t)width : 0;
-        }
-    if (width > 1)
-        area_differences(job, grid, first, 1, a->x, a->y, column, width - 1, a->xx, a->yx, a->after_x);
-    else
-        EACH(i) a->xx[i] = a->yx[i] = 0;
-    if (job->out_height > 1)
-        area_differences(job, grid, first, width, a->x, a->y, row, job->out_height - 1, a->xy, a->yy, a->after_y);
-    else
-        EACH(i) a->xy[i] = a->yy[i] = 0;
     for (int i = pixels - first < BLOCK ? pixels - first : BLOCK; i < BLOCK; i++)
         a->xx[i] = a->xy[i] = a->yx[i] = a->yy[i] = 0; /* no pixel of the image, so none with an area */
+}
+
+/* Whether a quick look at a block finds only usable points and no area. A pixel shrinks nowhere if limit^2 I - J'J has no
+ * negative eigenvalue. */
+static int area_is_plain(const struct area_job *job, int64_t image, int64_t first)
+{
+    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    const float square = job->limit / job->side * (job->limit / job->side);
+    const int32_t last_column = job->out_width - 1, last_row = job->out_height - 1;
+    struct neighbours n;
+    int32_t plain[BLOCK], all = 1;
+    area_neighbours(job, image, first, &n);
+    EACH(i) {
+        const float *here = n.here + 2 * i;
+        float xx, xy, yx, yy;
+        area_step(n.left + 2 * i, here, n.right + 2 * i, half_x, half_y, n.column[i], last_column, &xx, &yx);
+        area_step(n.above + 2 * i, here, n.below + 2 * i, half_x, half_y, n.row[i], last_row, &xy, &yy);
+        const float a = square - xx * xx - yx * yx, b = square - xy * xy - yy * yy, c = xx * xy + yx * yy;
+        plain[i] = (a >= 0) & (b >= 0) & (a * b >= c * c) & (fabsf(here[0]) <= FAR_OUTSIDE)
+            & (fabsf(here[1]) <= FAR_OUTSIDE);
+    }
+    for (int i = 0; i < BLOCK; i++)
+        all &= plain[i];
+    return all;
 }
 
 /* Whether grid_sample's own kernel can be given every point of the block. */

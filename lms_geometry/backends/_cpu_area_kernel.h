@@ -111,11 +111,12 @@ ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nod
                                     const int side, const int planes, float *value)
 {
     const int64_t plane = job->height * job->width, width = job->width, pixels = job->out_height * job->out_width;
+    const int squares = side == WINDOW ? 1 : n->squares;
     for (int i = 0; i < pixels_here; i += 4) {
         float4 sums[PLANES_AT_ONCE][4];
-        for (int j = 0; j < 4; j++) {
+        UNROLLED for (int j = 0; j < 4; j++) {
             float4 values[PLANES_AT_ONCE] = {{0}};
-            for (int64_t square = 0, at = i + j; square < n->squares; square++, at += BLOCK) {
+            for (int64_t square = 0, at = i + j; square < squares; square++, at += BLOCK) {
                 const float *texel = input + n->texel[at], *weights = n->by_pixel + at * side * side;
                 UNROLLED for (int r = 0; r < side * side / 4; r++) {
                     float4 weight;
@@ -129,7 +130,10 @@ ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nod
         }
         for (int c = 0; c < planes; c++) {
             const float4 four = sum4(sums[c]);
-            memcpy(value + c * pixels + i, &four, i + 4 <= pixels_here ? 16 : 4 * (pixels_here - i));
+            if (i + 4 <= pixels_here)
+                memcpy(value + c * pixels + i, &four, 16);
+            else
+                memcpy(value + c * pixels + i, &four, 4 * (pixels_here - i));
         }
     }
 }
@@ -317,6 +321,8 @@ void area_search(struct area_job *job)
         if (begin >= items)
             break;
         for (int64_t item = begin; item < end; item++) {
+            if (!job->jacobian && area_is_plain(job, item / blocks, item % blocks * BLOCK))
+                continue;
             area_jacobian(job, item / blocks, item % blocks * BLOCK, &a);
             if (!area_usable(&a))
                 __atomic_store_n(&job->any_unusable, 1, __ATOMIC_RELAXED);
