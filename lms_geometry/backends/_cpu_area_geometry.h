@@ -44,7 +44,8 @@ static const float *area_points(const float *grid, int64_t pixels, int64_t first
 /* The points of a block and of their neighbours, and where in the image the pixels are. */
 static void area_neighbours(const struct area_job *job, int64_t image, int64_t first, struct neighbours *n)
 {
-    const int64_t width = job->out_width, pixels = job->out_height * width, next = width > 1 ? 1 : 0;
+    const int64_t width = job->out_width, pixels = job->out_height * width;
+    const int64_t next = width > 1 ? 1 : 0, down = job->out_height > 1 ? width : 0; /* itself, where there is no other */
     const float *grid = job->grid + image * job->next_grid;
     const int32_t first_row = first / width, first_column = first % width;
     n->here = area_points(grid, pixels, first, n->copies[0]);
@@ -52,8 +53,8 @@ static void area_neighbours(const struct area_job *job, int64_t image, int64_t f
         return;
     n->left = area_points(grid, pixels, first - next, n->copies[1]);
     n->right = area_points(grid, pixels, first + next, n->copies[2]);
-    n->above = area_points(grid, pixels, first - width, n->copies[3]);
-    n->below = area_points(grid, pixels, first + width, n->copies[4]);
+    n->above = area_points(grid, pixels, first - down, n->copies[3]);
+    n->below = area_points(grid, pixels, first + down, n->copies[4]);
     EACH(i) {
         n->row[i] = first_row;
         n->column[i] = first_column + i;
@@ -221,8 +222,12 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     EACH(i) {
         a->unit_x[i] = fabsf(a->x[i]) <= FAR_OUTSIDE ? half_x : 0;
         a->unit_y[i] = fabsf(a->y[i]) <= FAR_OUTSIDE ? half_y : 0;
-        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
-        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
+        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x;
+        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y;
+    }
+    EACH(i) { /* apart, so that the product is rounded, as grid_sample has it: at a texel its derivative jumps */
+        a->x[i] -= shift;
+        a->y[i] -= shift;
     }
     if (!shrinks)
         return 0;
