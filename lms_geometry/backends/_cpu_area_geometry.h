@@ -222,12 +222,9 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     EACH(i) {
         a->unit_x[i] = fabsf(a->x[i]) <= FAR_OUTSIDE ? half_x : 0;
         a->unit_y[i] = fabsf(a->y[i]) <= FAR_OUTSIDE ? half_y : 0;
-        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x;
-        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y;
-    }
-    EACH(i) { /* apart, so that the product is rounded, as grid_sample has it: at a texel its derivative jumps */
-        a->x[i] -= shift;
-        a->y[i] -= shift;
+        /* Rounded as in grid_sample, since at a texel its derivative jumps. */
+        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
+        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
     }
     if (!shrinks)
         return 0;

@@ -194,10 +194,10 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, in
     }
 }
 
-/* How a bilinear read changes with the distance to a texel. At a texel it is the derivative to the right. */
-ALWAYS_INLINE float area_tent_slope(float distance)
+/* How the weight of a texel changes with the place of a bilinear read; at a texel, to the right. */
+ALWAYS_INLINE float area_tent_slope(float place_here, int texel)
 {
-    return (distance >= -1) & (distance < 1) ? (distance < 0 ? 1 : -1) : 0;
+    return place_here >= texel ? (place_here < texel + 1 ? -1 : 0) : (place_here >= texel - 1 ? 1 : 0);
 }
 
 /* Read a few nodes of one axis's edges from the contracted texels, and add them up. Those of the low edge come first. */
@@ -218,21 +218,21 @@ ALWAYS_INLINE void area_add_nodes(const struct area_job *job, const struct nodes
         float change = 0, mean = 0, turn = 0, slope_x = 0, slope_y = 0;
         UNROLLED for (int k = 0; k < nodes; k++) {
             const float x_here = x[k * BLOCK + i], y_here = y[k * BLOCK + i], weight_here = weight[k * BLOCK + i];
+            const float place_x = x_here - column[i], place_y = y_here - row[i];
             const float sign = k < low ? -1 : 1;
             float read_here = 0, read_x = 0, read_y = 0;
             UNROLLED for (int r = 0; r < side; r++) {
                 float along = 0, along_slope = 0;
                 UNROLLED for (int c = 0; c < side; c++) {
-                    const float texel = sums[(r * side + c) * BLOCK + i], distance = x_here - column[i] - c;
-                    along += tent(distance) * texel;
+                    const float texel = sums[(r * side + c) * BLOCK + i];
+                    along += tent(place_x - c) * texel;
                     if (narrow)
-                        along_slope += area_tent_slope(distance) * texel;
+                        along_slope += area_tent_slope(place_x, c) * texel;
                 }
-                const float distance = y_here - row[i] - r;
-                read_here += tent(distance) * along;
+                read_here += tent(place_y - r) * along;
                 if (narrow) {
-                    read_x += tent(distance) * along_slope;
-                    read_y += area_tent_slope(distance) * along;
+                    read_x += tent(place_y - r) * along_slope;
+                    read_y += area_tent_slope(place_y, r) * along;
                 }
             }
             mean += weight_here * read_here;

@@ -18,12 +18,9 @@ from lms_geometry.backends.cpu import _library, _run, _threads
 from lms_geometry.backends.eager import usable_points
 from lms_geometry.checks import MODES, PADDING_MODES
 
-# Output pixels of a piece, the unit of work of `area_gradient`. A piece also works out the row before and the row after,
-# so it has several rows. The number of threads has no say in it, since pieces decide in which order sums are formed.
+# Output pixels of a piece, the unit of work of `area_gradient`. A piece also works out the row before and the row
+# after, so it has several rows. The number of threads has no say, since pieces decide in which order sums are formed.
 _LARGEST_PIECE, _FEWEST_ROWS, _PIECES = 1 << 14, 8, 16
-
-# A search for areas looks at so many pixels in the time that one texel is read a thousand times.
-_PIXELS_IN_A_READ = 4
 
 
 def area_mean(
