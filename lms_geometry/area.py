@@ -39,7 +39,7 @@ from lms_geometry.limits import LARGEST_DERIVATIVE
 
 # Number of source pixels per output pixel above 1 that is still no shrinking. A grid in float32 gives a Jacobian with
 # rounding errors, and an identity must stay exact. The number is subtracted, so that the area stays continuous.
-_TOLERANCE = 5e-4
+TOLERANCE = 5e-4
 
 # Square of an axis's extent, in source pixels, below which the derivative along it turns into that of the bilinear
 # reads: the difference of two edges that close to each other is mostly rounding error.
@@ -84,7 +84,7 @@ def excess_area(jacobian: Tensor, side: float, rounding: float) -> Area:
         rounding: error of the Jacobian, in source pixels per output pixel.
     """
     rotation, reflection, stretch = _decompose(jacobian, side)
-    share = (stretch.abs() - (1 + _TOLERANCE + rounding)).clamp(0, 1)
+    share = (stretch.abs() - (1 + TOLERANCE + rounding)).clamp(0, 1)
     kept = share * (2 - share)
     rate = torch.where(share > 0, kept + torch.where(share < 1, 2 * stretch.abs() * (1 - share), 0.0), 0.0)
     return _area(rotation, reflection, stretch, stretch * kept, rate)

@@ -87,6 +87,8 @@ struct samples {
 };
 
 #define PRAGMA(text) _Pragma(#text)
+#include "_cpu_area.h"
+
 #if defined(__clang__)
 #define BEGIN_TARGET(set) PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
 #define END_TARGET PRAGMA(clang attribute pop)
@@ -99,17 +101,23 @@ struct samples {
 #define NAME(x) x##_avx512
 BEGIN_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #include "_cpu_kernel.h"
+#include "_cpu_area_geometry.h"
+#include "_cpu_area_kernel.h"
 END_TARGET
 #undef NAME
 #define NAME(x) x##_avx2
 BEGIN_TARGET("avx2,fma")
 #include "_cpu_kernel.h"
+#include "_cpu_area_geometry.h"
+#include "_cpu_area_kernel.h"
 END_TARGET
 #undef NAME
 #endif
 
 #define NAME(x) x##_baseline
 #include "_cpu_kernel.h"
+#include "_cpu_area_geometry.h"
+#include "_cpu_area_kernel.h"
 
 /* The widest instruction set of this machine. Python calls `sample` and `gradient` of that set. */
 const char *instruction_set(void)
@@ -134,4 +142,9 @@ int32_t sample_job_size(void)
 int32_t gradient_job_size(void)
 {
     return sizeof(struct gradient_job);
+}
+
+int32_t area_job_size(void)
+{
+    return sizeof(struct area_job);
 }

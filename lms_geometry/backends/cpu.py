@@ -7,7 +7,7 @@ interpreter's lock during a call. It runs on torch's own threads. README.md give
 import ctypes
 import importlib.util
 import os
-from ctypes import byref, c_char_p, c_float, c_int32, c_int64, c_uint, c_void_p
+from ctypes import byref, c_char_p, c_uint
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from lms_geometry.backends.common import (
     unexpanded,
     usable_points,
 )
+from lms_geometry.backends.cpu_jobs import JOBS, GradientJob, SampleJob
 from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.footprint import Placement
@@ -72,8 +73,8 @@ def sample(
     )
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     grid, jacobian, noise, pixel_stride = compact(grid, placement.jacobian, placement.noise)
-    threads = _threads(reads * channels)
-    job = _SampleJob(
+    threads = threads_for(reads * channels)
+    job = SampleJob(
         input=input.data_ptr(),
         grid=grid.data_ptr(),
         jacobian=None if jacobian is None else jacobian.data_ptr(),
@@ -103,7 +104,7 @@ def sample(
         channels_last=channels_last,
         threads=threads,
     )
-    _run("sample", job, threads)
+    run("sample", job, threads)
     if job.out_of_memory:
         raise MemoryError("there is no memory for the samples of a block of pixels")
     return value, slope
@@ -114,7 +115,7 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
     batch, channels, h, w = gradient.shape
     out = gradient.new_empty((batch, h, w, 2))
     gradient, slope = gradient.contiguous(), slope.contiguous()
-    job = _GradientJob(
+    job = GradientJob(
         value_gradient=gradient.data_ptr(),
         slope=slope.data_ptr(),
         grid_gradient=out.data_ptr(),
@@ -122,42 +123,18 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
         channels=channels,
         pixels=h * w,
     )
-    _run("gradient", job, _threads(gradient.numel()))
+    run("gradient", job, threads_for(gradient.numel()))
     return out
 
 
-class _SampleJob(ctypes.Structure):
-    """``struct sample_job`` of ``_cpu.c``."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("input", "grid", "jacobian", "noise", "value", "slope")),
-        *((f"{name}_stride", c_int64) for name in ("input", "grid", "jacobian", "noise", "pixel")),
-        *((name, c_int64) for name in ("batch", "channels", "height", "width", "out_height", "out_width", "samples")),
-        *((name, c_float) for name in ("sigma", "jitter", "ridge")),
-        *((name, c_int32) for name in ("to_whiten", "intercept", "mask", "padding", "align_corners", "channels_last")),
-        ("threads", c_int32),
-        ("taken", c_int64),
-        ("out_of_memory", c_int32),
-    )
-
-
-class _GradientJob(ctypes.Structure):
-    """``struct gradient_job`` of ``_cpu.c``."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("value_gradient", "slope", "grid_gradient")),
-        *((name, c_int64) for name in ("batch", "channels", "pixels", "taken")),
-    )
-
-
-def _threads(reads: int) -> int:
+def threads_for(reads: int) -> int:
     """The number of torch's threads that are worth waking."""
     if _team is None or _forked:
         return 1
     return max(1, min(torch.get_num_threads(), reads // _READS_A_THREAD))
 
 
-def _run(kernel: str, job: ctypes.Structure, threads: int) -> None:
+def run(kernel: str, job: ctypes.Structure, threads: int) -> None:
     """Do a job on a number of threads, each of which takes parts of it until none is left."""
     function = getattr(_library, f"{kernel}_{_instructions}")
     if threads > 1 and _team is not None:
@@ -174,7 +151,7 @@ def _load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         raise ImportError(f"its C library cannot be loaded: {error}") from error
-    for name, job in (("sample_job_size", _SampleJob), ("gradient_job_size", _GradientJob)):
+    for name, job in JOBS.items():
         if not hasattr(library, name) or getattr(library, name)() != ctypes.sizeof(job):
             raise ImportError(
                 f"its C library {spec.origin} was built from other sources than cpu.py belongs to: build it again with "
