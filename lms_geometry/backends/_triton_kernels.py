@@ -40,8 +40,8 @@ def sample(
     half_x, half_y, shift = _half(W, ALIGN_CORNERS), _half(H, ALIGN_CORNERS), _shift(ALIGN_CORNERS)
     if jacobian is None:
         row, column = pixel // w, pixel % w
-        xx, yx = _smaller_difference(grid, grid_x, grid_y, pixel, 1, column > 0, column < w - 1, half_x, half_y)
-        xy, yy = _smaller_difference(grid, grid_x, grid_y, pixel, w, row > 0, row < h - 1, half_x, half_y)
+        xx, yx, _ = _smaller_difference(grid, grid_x, grid_y, pixel, 1, column > 0, column < w - 1, half_x, half_y)
+        xy, yy, _ = _smaller_difference(grid, grid_x, grid_y, pixel, w, row > 0, row < h - 1, half_x, half_y)
     else:
         at = 4 * (image * jacobian_stride + pixel * pixel_stride)[:, None, None]
         by_column, by_row = tl.split(tl.load(jacobian + at + 2 * tl.arange(0, 2)[:, None] + tl.arange(0, 2)))
@@ -217,14 +217,18 @@ def _clamped(x):
 
 @triton.jit
 def _smaller_difference(grid, grid_x, grid_y, pixel, step, has_before, has_after, half_x, half_y):
-    """J along one axis: of the steps to both neighbours the smaller, in source pixels (footprint.py)."""
+    """J along one axis: of the steps to both neighbours the smaller, in source pixels (footprint.py).
+
+    The last result says whether it is the step forward; it is also true where there is no neighbour.
+    """
     before_x, before_y = _pair(grid, tl.where(has_before, pixel - step, pixel))
     after_x, after_y = _pair(grid, tl.where(has_after, pixel + step, pixel))
     before_x, before_y = (grid_x - before_x) * half_x, (grid_y - before_y) * half_y
     after_x, after_y = (after_x - grid_x) * half_x, (after_y - grid_y) * half_y
     before = tl.where(has_before, _comparable(before_x * before_x + before_y * before_y), float("inf"))
     after = tl.where(has_after, _comparable(after_x * after_x + after_y * after_y), float("inf"))
-    return tl.where(after <= before, after_x, before_x), tl.where(after <= before, after_y, before_y)
+    forward = after <= before
+    return tl.where(forward, after_x, before_x), tl.where(forward, after_y, before_y), forward
 
 
 @triton.jit
@@ -270,13 +274,24 @@ def _taps(x, size, shift, PADDING: tl.constexpr):
     The first always has a neighbour inside the image. The weights are those of a tent of half width 1 around the
     sample, which are 0 for a texel that the sample does not reach.
     """
-    last = (size - 1) * 1.0
-    if PADDING == "reflection":
-        period = 2 * (last + 2 * shift)
-        x = tl.abs(x + shift)
-        x -= tl.floor(x / period) * period
-        x = tl.minimum(x, period - x) - shift
-    if PADDING != "zeros":
-        x = tl.minimum(tl.maximum(x, 0.0), last)
-    first = tl.minimum(tl.maximum(x, 0.0), last - 1).to(tl.int32)
+    x, _ = _folded(x, size, shift, PADDING)
+    first = tl.minimum(tl.maximum(x, 0.0), (size - 1) * 1.0 - 1).to(tl.int32)
     return first, tl.maximum(1 - tl.abs(x - first), 0.0), tl.maximum(1 - tl.abs(x - first - 1), 0.0)
+
+
+@triton.jit
+def _folded(x, size, shift, PADDING: tl.constexpr):
+    """The coordinate at which the image is read for ``x``, which the padding decides, and its derivative by ``x``."""
+    last = (size - 1) * 1.0
+    sign = tl.full(x.shape, 1.0, tl.float32)
+    if PADDING == "reflection":
+        span = last + 2 * shift
+        sign = tl.where(x + shift < 0, -1.0, 1.0)
+        x = tl.abs(x + shift)
+        x -= tl.floor(x / (2 * span)) * (2 * span)
+        sign = tl.where(x < span, sign, -sign)
+        x = tl.minimum(x, 2 * span - x) - shift
+    if PADDING != "zeros":
+        sign = tl.where((x > 0) & (x < last), sign, 0.0)
+        x = tl.minimum(tl.maximum(x, 0.0), last)
+    return x, sign
