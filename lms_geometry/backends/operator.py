@@ -57,7 +57,8 @@ def _sample(
     return value.to(input.dtype), slope
 
 
-_sampling = lru_cache(maxsize=64)(LinearizedSampling)  # validates settings once, not at every call
+# Settings are validated once, not at every call. To the backends the pattern is in the noise.
+_sampling = lru_cache(maxsize=64)(partial(LinearizedSampling, pattern="gaussian", slope="plane"))
 
 
 def _differentiate_by_grid(gradient: Tensor, slope: Tensor) -> Tensor:

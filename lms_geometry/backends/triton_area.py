@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from lms_geometry.area import _TOLERANCE
+from lms_geometry.area import TOLERANCE
 from lms_geometry.backends import _triton_area_kernels as kernels
 from lms_geometry.backends import eager_area
 from lms_geometry.backends.common import batch_stride, unexpanded, usable_points
@@ -187,11 +187,11 @@ def _geometry(
     grid = unexpanded(grid).contiguous()
     if jacobian is None:
         rounding = 2 * torch.finfo(grid.dtype).eps * max(input.shape[2:])
-        return grid, None, 1 + _TOLERANCE + rounding, (batch_stride(grid) // 2, 0, 0)
+        return grid, None, 1 + TOLERANCE + rounding, (batch_stride(grid) // 2, 0, 0)
     shared = jacobian.shape[1:3] == (1, 1)
     jacobian = unexpanded(jacobian if shared else jacobian.expand(-1, h, w, 2, 2)).contiguous()
     strides = batch_stride(grid) // 2, batch_stride(jacobian) // 4, 0 if shared else 1
-    return grid, jacobian, 1 + _TOLERANCE, strides
+    return grid, jacobian, 1 + TOLERANCE, strides
 
 
 def _at_once(input: Tensor) -> int:
