@@ -39,7 +39,7 @@ def linearize_icstn(
     Args:
         warp: the module that holds the function: ``import warp``.
         name: name of the function.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         align_corners: see above. ``False`` keeps the values that the code has with today's torch. ``True`` changes
             every call, also those without a gradient.
         generator: source of randomness; torch's global one if ``None``.

@@ -43,9 +43,9 @@ def linearize(
           ``"warp.py"`` or ``"warp.py:31"`` names a call site; ``"flow_to_grid()"`` names a function. A call matches if
           the module, site or function is anywhere on the way to it; inside ``torch.compile`` or ``checkpoint()``, a
           site or function must lie within the compiled or checkpointed part. ``exclude`` wins over ``include``
-        - a call that ``include`` names is swapped whether or not its grid carries a gradient. With the intercept its
-          values differ from the plain sampler's, and a model must be evaluated, under ``no_grad``, on the values that
-          it was trained on
+        - a model must be evaluated on the values that it was trained on. So under ``no_grad`` fixed points, which the
+          sampling as it comes has, are swapped in wherever the same line did not have a grid without gradient before;
+          drawn samples only where ``include`` names the call, whether or not its grid carries a gradient
         - the footprint of a sample comes from its neighbours in the grid. Exclude lists of points that are folded into
           a grid, as in deformable attention: they look like any other grid, but their neighbours are anywhere
         - a block in a generator also holds between its values, in the code that asks for them
@@ -63,24 +63,25 @@ def linearize(
 
     Args:
         target: the module, or ``None`` for a block.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
-        seed: seed of the noise, which is then the same in every run and leaves torch's global generator alone. Only
-            under hooks on saved tensors, such as checkpointing's, each call takes one number from that generator. A
-            compiled graph takes no seed. If ``None``, noise comes from the global generator.
+        seed: for drawn samples, the seed of the noise, which is then the same in every run and leaves torch's global
+            generator alone. Only under hooks on saved tensors, such as checkpointing's, each call takes one number from
+            that generator. A compiled graph takes no seed. If ``None``, noise comes from the global generator.
 
     Returns:
         The :class:`Patch`.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if the target is TorchScript, which cannot be reached, or a pattern names none of its submodules.
+        ValueError: if the target is TorchScript, which cannot be reached, a pattern names none of its submodules, or a
+            seed is given for fixed points.
 
     Example:
         >>> import torch.nn.functional as F
         >>> image, theta = torch.rand(2, 3, 20, 30), torch.eye(2, 3).repeat(2, 1, 1).requires_grad_()
-        >>> with linearize(seed=0) as patch:
+        >>> with linearize() as patch:
         ...     grid = F.affine_grid(theta, (2, 3, 5, 7), align_corners=False)
         ...     out = F.grid_sample(image, grid, align_corners=False)
         >>> out.shape, "swapped" in patch.report()
@@ -114,6 +115,7 @@ class Patch:
         self._draw = Draws(seed)
         # A compiler cannot trace the Python stack, by which a call is judged, so it takes the answer as a constant.
         self._is_swapped = _torch_private.as_constant(lambda *call: self._judge(*call))
+        self._lines_without_gradient: set[tuple[call_stack.Frame, ...]] = set()
         self._skipped_runs = False
         self._entered = target is not None
         self._removed = ""
@@ -202,6 +204,7 @@ class Patch:
             self._include,
             self._exclude,
             self.sampling.intercept,
+            self.sampling.is_drawn,
             self._draw.seeded,
             calls.skip_reason(call, jacobian),
             jacobian is not None,
@@ -209,7 +212,7 @@ class Patch:
             None if torch.compiler.is_compiling() else call,
         ):
             return func(*args, **kwargs)
-        noise = self._draw(self.sampling, call.grid)
+        noise = self._draw(self.sampling, call.grid) if self.sampling.is_drawn else None
         sampled = grid_sample_linearized(*call, sampling=self.sampling, jacobian=jacobian, noise=noise)
         return sampled.contiguous()
 
@@ -253,6 +256,7 @@ class Patch:
         include: Sequence[str] | None,
         exclude: Sequence[str],
         intercept: bool,
+        is_drawn: bool,
         seeded: bool,
         skip_reason: str,
         exact: bool,
@@ -272,8 +276,13 @@ class Patch:
         included = patterns.matching(include or (), stack.frames, modules)
         excluded = patterns.matching(exclude, stack.frames, modules)
         self._matched.update(included, excluded)
-        if skip_reason == calls.NO_GRADIENT and included and intercept:
-            skip_reason = ""  # a model is evaluated on such values as it was trained on
+        if skip_reason == calls.NO_GRADIENT:
+            line = stack.frames[:1]
+            if torch.is_grad_enabled():
+                self._lines_without_gradient.add(tuple(line))
+            evaluates = not (is_drawn or torch.is_grad_enabled() or tuple(line) in self._lines_without_gradient)
+            if intercept and (included or evaluates):
+                skip_reason = ""  # a model is evaluated on such values as it was trained on
         outcome = Outcome(True, "exact Jacobian" if exact else "")
         if traced is None:
             outcome = Outcome(False, "this version of torch does not say where compiled code makes a call")
@@ -345,9 +354,13 @@ def _check(target: object, sampling: object, include: object, exclude: object, s
             "target must not be TorchScript, whose samplers cannot be reached: linearize the Python module it was made "
             "from, or replace(module, 'name', adapter) what calls it"
         )
-    if sampling is not None:
-        check_sampling(sampling)
+    check_sampling(sampling)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise TypeError(f"seed must be an int or None, got {seed!r}")
+    if seed is not None and not check_sampling(sampling).is_drawn:
+        raise ValueError(
+            f"seed must be None for a sampling with fixed points, which draws nothing, got {seed}: leave it out, or "
+            "pass a sampling that draws, such as LinearizedSampling.paper()"
+        )
     patterns.check_patterns("include", include, target)
     patterns.check_patterns("exclude", exclude, target)

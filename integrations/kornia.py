@@ -29,7 +29,7 @@ def linearize_registrator(registrator: ImageRegistrator, *, sampling: Linearized
 
     Args:
         registrator: a registrator whose model gives normalised homographies, as kornia's do.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
     Returns:
         The replacement of ``registrator.warper``, in place until ``remove()``.
@@ -61,7 +61,7 @@ def linearize_lafs(
     A call whose frames carry no gradient goes to kornia. The replacement holds for all callers in all threads.
 
     Args:
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         generator: source of randomness; torch's global one if ``None``.
 
     Returns:

@@ -47,7 +47,8 @@ def linearize_roi_align(
     torchvision.ops.roi_align)`` gives it the new one.
 
     Args:
-        sampling: settings of the method; the paper's if ``None``. With ``intercept=False`` no value changes.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``. It changes no
+            value, and neither do drawn samples with ``intercept=False``.
         generator: source of randomness; torch's global one if ``None``.
 
     Returns:

@@ -40,7 +40,7 @@ def linearize_stn(
 
     Args:
         target: the module that holds the pair, or ``None`` for a block.
-        sampling: settings of the method; the paper's if ``None``.
+        sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         include: patterns of the only calls to swap; all if ``None``.
         exclude: patterns of calls to leave alone.
         seed: seed of the noise.
@@ -85,5 +85,5 @@ def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: b
         return
     height, width = size[-2:]
     steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]
-    step = theta.detach()[:, None, None, :, :2] * theta.new_tensor(steps)
+    step = theta[:, None, None, :, :2] * theta.new_tensor(steps)
     grid._lms_step = step, _torch_private.version(grid)  # type: ignore[attr-defined]
