@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor, nn
 
 from benchmarks.classification.data import SIZE
@@ -130,7 +129,9 @@ def similarity(parameters: Tensor) -> Tensor:
     """The matrices ``(..., 3, 3)`` of a rotation, the log2 of a scale and a translation, ``(..., 4)``."""
     angle, log2_scale, x, y = parameters.unbind(-1)
     scale = log2_scale.exp2()
-    return convert_affinematrix_to_homography(rotation_scale_matrix(angle, scale, scale, x, y))
+    matrix = rotation_scale_matrix(angle, scale, scale, x, y)
+    last = matrix.new_tensor([0.0, 0.0, 1.0]).expand(*matrix.shape[:-2], 1, 3)
+    return torch.cat((matrix, last), -2)
 
 
 def _paper_features(count: int, channels: int) -> nn.Sequential:
