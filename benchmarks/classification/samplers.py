@@ -124,6 +124,8 @@ def affine_grid(theta: Tensor, side: int) -> Tensor:
 BILINEAR = "bilinear"
 TRAINING = "whitened, sigma 0.3, jitter 0"
 UNMASKED = f"{TRAINING}, mask off"
+DEFAULT = "default"
+_DEFAULT = LinearizedSampling()
 _PAPER = LinearizedSampling.paper()
 _TRAINING = LinearizedSampling.training()
 _UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
@@ -140,6 +142,8 @@ COMPARED = {
     "released code": Sampler(replace(_PAPER, sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
     TRAINING: Sampler(_TRAINING),
     UNMASKED: Sampler(_UNMASKED),
+    DEFAULT: Sampler(_DEFAULT),
+    f"{DEFAULT}, border padding": Sampler(_DEFAULT, padding_mode="border"),
 }
 # Variations of the padding, the blur, the spread, the noise, and of whether value and slope agree.
 VARIED = {
@@ -155,6 +159,8 @@ VARIED = {
     "mipmap, one level finer": Sampler(mipmap=-1.0),
     "mipmap, one level finer, border padding": Sampler(mipmap=-1.0, padding_mode="border"),
     "paper, border padding": Sampler(_PAPER, padding_mode="border"),
+    f"{DEFAULT}, K = 16": Sampler(replace(_DEFAULT, num_samples=16)),
+    f"{DEFAULT}, slope of a plane": Sampler(replace(_DEFAULT, slope="plane")),
     f"{TRAINING}, border padding": Sampler(_TRAINING, padding_mode="border"),
     "whitened, sigma 0.2, jitter 0": Sampler(replace(_TRAINING, sigma=0.2)),
     "whitened, sigma 0.5, jitter 0": Sampler(replace(_TRAINING, sigma=0.5)),
