@@ -25,6 +25,11 @@ class Averaging(NamedTuple):
     estimate: str
     """``"edges"`` or ``"plane"``: how the slope is estimated."""
 
+    @property
+    def edge_nodes(self) -> int:
+        """Number of points along an edge: one more than along an axis, for a difference has more noise than a mean."""
+        return self.nodes + 1
+
 
 class Reading(NamedTuple):
     """How an image is read at a point: the last three arguments of ``F.grid_sample``."""

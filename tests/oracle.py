@@ -127,7 +127,7 @@ def area_pixel(read, centre, jacobian, count, side, rounding):
     value = sum(wx * wy * read(at(x, y))[0] for x, wx in rules[0] for y, wy in rules[1])
     means, moments, texels = {}, {}, 0
     for axis in (0, 1):
-        along = rules[1 - axis]
+        along = axis_rule(axes[:, 1 - axis].norm().item(), count + 1)
         scale = 1 / (12 * sum(weight * p**2 for p, weight in along))
         for end in (-0.5, 0.5):
             reads = [read(at(end, p) if axis == 0 else at(p, end)) for p, _ in along]

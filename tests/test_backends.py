@@ -191,7 +191,9 @@ def test_several_threads_may_sample_at_once(name, monkeypatch):
     def gradient(case):
         image, grid = case
         grid = grid.detach().requires_grad_()
-        return torch.autograd.grad(grid_sample_linearized(image, grid, noise=noise).square().sum(), grid)[0]
+        return torch.autograd.grad(
+            grid_sample_linearized(image, grid, sampling=paper(), noise=noise).square().sum(), grid
+        )[0]
 
     alone = [gradient(case) for case in cases]
     with ThreadPoolExecutor(4) as pool:
@@ -250,7 +252,7 @@ def test_gradients_may_be_differentiated_again_and_batched(name, monkeypatch):
     grid, noise = grid.detach().requires_grad_(), draw_noise(PAPER, (4, 6))
 
     def loss(points):
-        return grid_sample_linearized(image, points, noise=noise).square().sum()
+        return grid_sample_linearized(image, points, sampling=paper(), noise=noise).square().sum()
 
     (first,) = torch.autograd.grad(loss(grid), grid, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), grid)
@@ -259,7 +261,7 @@ def test_gradients_may_be_differentiated_again_and_batched(name, monkeypatch):
     assert second.abs().sum() > 0
 
     image = image.detach().requires_grad_()
-    out = grid_sample_linearized(image, grid, noise=noise)
+    out = grid_sample_linearized(image, grid, sampling=paper(), noise=noise)
     weights = torch.rand(5, *out.shape)
     batched = torch.autograd.grad(out, (image, grid), weights, is_grads_batched=True, retain_graph=True)
     for i, weight in enumerate(weights):
@@ -283,7 +285,7 @@ def test_vmap_takes_any_axis_of_any_argument(name, monkeypatch):
             axes = tuple(axis if i == position else None for i in range(4))
 
             def sample(image, grid, jacobian, noise):
-                return grid_sample_linearized(image, grid, jacobian=jacobian, noise=noise)
+                return grid_sample_linearized(image, grid, jacobian=jacobian, sampling=paper(), noise=noise)
 
             together = torch.func.vmap(sample, axes)(*arguments)
             for i, one in enumerate(value):

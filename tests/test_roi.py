@@ -112,10 +112,10 @@ class TestValuesWithoutTheIntercept:
 
 def test_the_default_dtype_does_not_matter():
     image, noise = torch.randn(N, C, H, W), draw_noise(paper(), BINS)
-    expected = roi_align_linearized(image, BOXES, BINS, noise=noise)
+    expected = roi_align_linearized(image, BOXES, BINS, sampling=paper(), noise=noise)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(roi_align_linearized(image, BOXES, BINS, noise=noise), expected)
+        assert torch.equal(roi_align_linearized(image, BOXES, BINS, sampling=paper(), noise=noise), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -244,7 +244,7 @@ class TestPrecision:
             found = []
             for working in (dtype, torch.float32):
                 boxes = INSIDE.to(dtype).to(working).requires_grad_()
-                pooled = roi_align_linearized(image.to(dtype).to(working), boxes, BINS, noise=noise)
+                pooled = roi_align_linearized(image.to(dtype).to(working), boxes, BINS, sampling=paper(), noise=noise)
                 found.append((pooled.to(dtype), *torch.autograd.grad(pooled.float().sum(), boxes)))
             half, single = found
             assert torch.equal(half[0], single[0])
@@ -268,13 +268,15 @@ class TestBoxes:
         numbered = torch.cat((INSIDE[[0, 3]], INSIDE[[1, 2]]))
         numbered[2:, 0] = 2
         listed = [numbered[:2, 1:], torch.empty(0, 4), numbered[2:, 1:]]
-        ours = [roi_align_linearized(image, boxes, BINS, noise=noise) for boxes in (numbered, listed)]
+        ours = [roi_align_linearized(image, boxes, BINS, sampling=paper(), noise=noise) for boxes in (numbered, listed)]
         assert torch.equal(*ours)
 
     def test_their_order_is_that_of_the_result(self):
         image, noise, order = torch.randn(N, C, H, W), draw_noise(EXACT, BINS), torch.randperm(len(BOXES))
-        pooled = roi_align_linearized(image, BOXES, BINS, noise=noise)
-        torch.testing.assert_close(roi_align_linearized(image, BOXES[order], BINS, noise=noise), pooled[order])
+        pooled = roi_align_linearized(image, BOXES, BINS, sampling=paper(), noise=noise)
+        torch.testing.assert_close(
+            roi_align_linearized(image, BOXES[order], BINS, sampling=paper(), noise=noise), pooled[order]
+        )
 
     @pytest.mark.parametrize("boxes", [torch.empty(0, 5), [torch.empty(0, 4)] * N], ids=["tensor", "list"])
     def test_none_give_an_empty_result_with_a_gradient_of_zero(self, boxes):
@@ -311,7 +313,9 @@ class TestDraws:
         image = torch.randn(N, C, H, W)
         state = torch.get_rng_state()
         generators = (torch.Generator().manual_seed(seed) for seed in (3, 3, 4))
-        same, again, other = (roi_align_linearized(image, BOXES, BINS, generator=generator) for generator in generators)
+        same, again, other = (
+            roi_align_linearized(image, BOXES, BINS, sampling=paper(), generator=generator) for generator in generators
+        )
         assert torch.equal(same, again)
         assert not torch.equal(same, other)
         assert torch.equal(torch.get_rng_state(), state)
@@ -332,7 +336,7 @@ class TestMemory:
         found = []
         for chunk in (roi._CHUNK, 1, 3 * C * BINS[0] * W):
             monkeypatch.setattr(roi, "_CHUNK", chunk)
-            pooled = roi_align_linearized(image, boxes, BINS, noise=noise)
+            pooled = roi_align_linearized(image, boxes, BINS, sampling=paper(), noise=noise)
             found.append((pooled, *torch.autograd.grad(pooled, (image, boxes), weight)))
         torch.testing.assert_close(found[1], found[0])
         torch.testing.assert_close(found[2], found[0])

@@ -113,8 +113,12 @@ def test_value_and_slope_have_no_history_and_are_what_autograd_sees(dtype):
     image = torch.rand(1, 2, 9, 11).to(dtype).requires_grad_()
     grid = (0.5 * torch.randn(3, 4, 5, 2)).requires_grad_()
     generator = torch.Generator().manual_seed(3)
-    value, slope = grid_sample_value_and_slope(image, grid, padding_mode="border", generator=generator)
-    plain = grid_sample_linearized(image, grid, padding_mode="border", generator=generator.manual_seed(3))
+    value, slope = grid_sample_value_and_slope(
+        image, grid, padding_mode="border", sampling=paper(), generator=generator
+    )
+    plain = grid_sample_linearized(
+        image, grid, padding_mode="border", sampling=paper(), generator=generator.manual_seed(3)
+    )
     assert not value.requires_grad
     assert not slope.requires_grad
     assert slope.dtype == torch.float32
@@ -151,7 +155,9 @@ def test_slope_is_zero_on_a_constant_image_even_at_its_border(seed, level):
     inside = (grid.abs() < 1 - 1 / 9).all(-1)[0]
     image = torch.full((1, 2, 9, 9), level)
     generator = torch.Generator().manual_seed(seed)
-    value, slope = value_and_slopes(lambda p: grid_sample_linearized(image, p, generator=generator), grid, (9, 9))
+    value, slope = value_and_slopes(
+        lambda p: grid_sample_linearized(image, p, sampling=paper(), generator=generator), grid, (9, 9)
+    )
     assert slope[:, :, inside].abs().max() <= 2e-5 * abs(level)
     torch.testing.assert_close(value[:, :, inside], torch.full_like(value[:, :, inside], level))
 
@@ -230,7 +236,9 @@ def test_texels_beyond_every_kept_sample_do_not_matter():
 
     def both(source):
         return value_and_slopes(
-            lambda p: grid_sample_linearized(source, p, noise=noise, jacobian=jacobian), grid, (40, 40)
+            lambda p: grid_sample_linearized(source, p, sampling=paper(), noise=noise, jacobian=jacobian),
+            grid,
+            (40, 40),
         )
 
     for got, plain in zip(both(other), both(image), strict=True):
@@ -243,7 +251,9 @@ def test_the_value_of_a_masked_sample_never_matters():
     noise = draw_noise(PAPER, (9, 9))
     results = [
         value_and_slopes(
-            lambda p, mode=mode: grid_sample_linearized(image, p, padding_mode=mode, noise=noise), grid, (9, 9)
+            lambda p, mode=mode: grid_sample_linearized(image, p, padding_mode=mode, sampling=paper(), noise=noise),
+            grid,
+            (9, 9),
         )
         for mode in ("zeros", "border", "reflection")
     ]
@@ -360,15 +370,18 @@ def test_align_corners_none_means_false():
     image, grid = torch.rand(1, 2, 7, 8), torch.rand(1, 3, 4, 2)
     noise = draw_noise(PAPER, (3, 4))
     assert torch.equal(
-        grid_sample_linearized(image, grid, noise=noise),
-        grid_sample_linearized(image, grid, align_corners=False, noise=noise),
+        grid_sample_linearized(image, grid, sampling=paper(), noise=noise),
+        grid_sample_linearized(image, grid, align_corners=False, sampling=paper(), noise=noise),
     )
 
 
 def test_the_same_seed_gives_the_same_result_and_leaves_the_global_generator_alone():
     image, grid = torch.rand(1, 2, 7, 8), torch.rand(1, 3, 4, 2)
     state = torch.get_rng_state()
-    first, second = (grid_sample_linearized(image, grid, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    first, second = (
+        grid_sample_linearized(image, grid, sampling=paper(), generator=torch.Generator().manual_seed(7))
+        for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, grid_sample_linearized(image, grid))
@@ -378,22 +391,23 @@ def test_either_batch_may_be_shared():
     images, grids = torch.rand(3, 2, 9, 8), torch.rand(3, 4, 5, 2)
     noise = draw_noise(PAPER, (4, 5))
     torch.testing.assert_close(
-        grid_sample_linearized(images[:1], grids, noise=noise),
-        grid_sample_linearized(images[:1].repeat(3, 1, 1, 1), grids, noise=noise),
+        grid_sample_linearized(images[:1], grids, sampling=paper(), noise=noise),
+        grid_sample_linearized(images[:1].repeat(3, 1, 1, 1), grids, sampling=paper(), noise=noise),
     )
     torch.testing.assert_close(
-        grid_sample_linearized(images, grids[:1], noise=noise),
-        grid_sample_linearized(images, grids[:1].repeat(3, 1, 1, 1), noise=noise),
+        grid_sample_linearized(images, grids[:1], sampling=paper(), noise=noise),
+        grid_sample_linearized(images, grids[:1].repeat(3, 1, 1, 1), sampling=paper(), noise=noise),
     )
 
 
 def test_noise_may_differ_over_the_batch():
     image, grid = torch.rand(2, 2, 9, 8), torch.rand(2, 4, 5, 2)
     noise = torch.stack([draw_noise(PAPER, (4, 5)) for _ in range(2)])
-    together = grid_sample_linearized(image, grid, noise=noise)
+    together = grid_sample_linearized(image, grid, sampling=paper(), noise=noise)
     for b in range(2):
         torch.testing.assert_close(
-            together[b : b + 1], grid_sample_linearized(image[b : b + 1], grid[b : b + 1], noise=noise[b])
+            together[b : b + 1],
+            grid_sample_linearized(image[b : b + 1], grid[b : b + 1], sampling=paper(), noise=noise[b]),
         )
 
 
@@ -401,21 +415,23 @@ def test_noise_may_differ_over_the_batch():
 def test_half_precision_is_computed_in_float32(dtype):
     image, grid = torch.rand(1, 2, 256, 256).to(dtype), (2 * torch.rand(1, 5, 6, 2) - 1).to(dtype)
     noise = draw_noise(PAPER, (5, 6))
-    half = grid_sample_linearized(image, grid.requires_grad_(), noise=noise)
+    half = grid_sample_linearized(image, grid.requires_grad_(), sampling=paper(), noise=noise)
     assert half.dtype == dtype
-    torch.testing.assert_close(half, grid_sample_linearized(image.float(), grid.float(), noise=noise).to(dtype))
+    torch.testing.assert_close(
+        half, grid_sample_linearized(image.float(), grid.float(), sampling=paper(), noise=noise).to(dtype)
+    )
     assert torch.autograd.grad(half.float().sum(), grid)[0].dtype == dtype
-    beside = grid_sample_linearized(image, grid.float(), noise=noise)
+    beside = grid_sample_linearized(image, grid.float(), sampling=paper(), noise=noise)
     assert beside.dtype == dtype
     assert torch.equal(beside, half)
     with pytest.raises(TypeError, match=r"grid must have input's dtype torch.float32"):
-        grid_sample_linearized(image.float(), grid, noise=noise)
+        grid_sample_linearized(image.float(), grid, sampling=paper(), noise=noise)
 
 
 def test_memory_formats_do_not_change_the_result():
     image, grid = torch.rand(2, 6, 9, 8), torch.rand(2, 4, 5, 2)
     noise = draw_noise(PAPER, (4, 5))
-    expected = grid_sample_linearized(image, grid, noise=noise)
+    expected = grid_sample_linearized(image, grid, sampling=paper(), noise=noise)
     planar = grid.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     for other_image, other_grid in (
         (image.contiguous(memory_format=torch.channels_last), grid),
@@ -423,7 +439,9 @@ def test_memory_formats_do_not_change_the_result():
         (torch.cat((image, image), 1)[:, :6], torch.cat((grid, grid), 2)[:, :, :5]),
         (image.mT.contiguous().mT, grid.transpose(1, 2).contiguous().transpose(1, 2)),
     ):
-        torch.testing.assert_close(grid_sample_linearized(other_image, other_grid, noise=noise), expected)
+        torch.testing.assert_close(
+            grid_sample_linearized(other_image, other_grid, sampling=paper(), noise=noise), expected
+        )
     assert expected.is_contiguous()
 
 

@@ -172,7 +172,10 @@ def test_maps_may_be_shared():
     noise = draw_noise(paper(), (h, w))
     for arguments in ((image[:1], *maps), (image, *maps[:, :1]), (image, maps[0], maps[1, :1])):
         expanded = [t.expand(B, *t.shape[1:]) for t in arguments]
-        torch.testing.assert_close(remap_linearized(*arguments, noise=noise), remap_linearized(*expanded, noise=noise))
+        torch.testing.assert_close(
+            remap_linearized(*arguments, sampling=paper(), noise=noise),
+            remap_linearized(*expanded, sampling=paper(), noise=noise),
+        )
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection", "fill"])
@@ -223,8 +226,8 @@ def test_a_multiple_of_a_homography_is_the_same_warp():
     noise = draw_noise(paper(), (h, w))
     for scale in (-3.0, 1e-12, 1e12):
         torch.testing.assert_close(
-            warp_perspective_linearized(src, scale * M, (h, w), noise=noise),
-            warp_perspective_linearized(src, M, (h, w), noise=noise),
+            warp_perspective_linearized(src, scale * M, (h, w), sampling=paper(), noise=noise),
+            warp_perspective_linearized(src, M, (h, w), sampling=paper(), noise=noise),
             rtol=1e-3,
             atol=1e-4,
         )
@@ -296,19 +299,19 @@ def test_a_size_may_come_from_a_traced_shape():
         (lambda: remap_linearized(SRC, MAP, MAP[:, :3]), ValueError, r"map_y must have shape \(B, 4, 5\), got \(2, 3, 5\)"),
         (lambda: remap_linearized(SRC, MAP[0], MAP), ValueError, r"map_x must have shape \(B, h, w\), got \(4, 5\)"),
         (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), sampling={}), TypeError, "sampling must be a LinearizedSampling or None, got dict"),
-        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), noise=torch.zeros(7, 5, 4, 2)), ValueError, r"noise must have shape \(7, 4, 5, 2\), got \(7, 5, 4, 2\)"),
-        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), noise=torch.zeros(3, 7, 4, 5, 2)), ValueError, r"noise must have shape \(2, 7, 4, 5, 2\), got \(3, 7, 4, 5, 2\)"),
-        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), noise=torch.zeros(7, 4, 5, 2, device="meta")), ValueError, "noise must be on src's device cpu, got meta"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), sampling=paper(), noise=torch.zeros(7, 5, 4, 2)), ValueError, r"noise must have shape \(7, 4, 5, 2\), got \(7, 5, 4, 2\)"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), sampling=paper(), noise=torch.zeros(3, 7, 4, 5, 2)), ValueError, r"noise must have shape \(2, 7, 4, 5, 2\), got \(3, 7, 4, 5, 2\)"),
+        (lambda: warp_affine_linearized(SRC, AFFINE, (4, 5), sampling=paper(), noise=torch.zeros(7, 4, 5, 2, device="meta")), ValueError, "noise must be on src's device cpu, got meta"),
         (lambda: warp_affine_linearized(SRC[:, :0], AFFINE, (4, 5)), ValueError, r"src must have at least one channel and one texel, got \(2, 0, 8, 9\)"),
         (lambda: homography_warp_linearized(SRC[0], SQUARE, (4, 5), normalized_homography=False), ValueError, r"patch_src must have shape \(B, C, H, W\), got \(3, 8, 9\)"),
         (lambda: homography_warp_linearized(SRC, SQUARE.to("meta"), (4, 5), normalized_homography=False), ValueError, "src_homo_dst must be on patch_src's device cpu, got meta"),
-        (lambda: remap_linearized(SRC, MAP, MAP, noise=torch.zeros(7, 4, 5, 2, device="meta")), ValueError, "noise must be on image's device cpu, got meta"),
+        (lambda: remap_linearized(SRC, MAP, MAP, sampling=paper(), noise=torch.zeros(7, 4, 5, 2, device="meta")), ValueError, "noise must be on image's device cpu, got meta"),
         (lambda: remap_linearized(SRC, MAP, MAP[:1].repeat(3, 1, 1)), ValueError, "map_y must have batch size 1 or map_x's 2, got 3"),
         (lambda: grid_sample_linearized(SRC, MAP), ValueError, r"grid must have shape \(B, h, w, 2\), got \(2, 4, 5\)"),
         (lambda: grid_sample_linearized(SRC, torch.zeros(2, 4, 5, 2).double()), TypeError, r"grid must have input's dtype torch\.float32, got torch\.float64"),
         (lambda: grid_sample_linearized(SRC, torch.zeros(2, 4, 5, 2), jacobian=torch.zeros(2, 5, 4, 2, 2)), ValueError, r"jacobian must have shape \(2, 4, 5, 2, 2\), or 1 .* got \(2, 5, 4, 2, 2\)"),
         (lambda: grid_sample_linearized(SRC[:, :, :0], torch.zeros(2, 4, 5, 2)), ValueError, r"input must have at least one channel and one texel, got \(2, 3, 0, 9\)"),
-        (lambda: grid_sample_linearized(SRC, torch.zeros(2, 4, 5, 2), generator=3), TypeError, "generator must be a torch.Generator or None, got int"),
+        (lambda: grid_sample_linearized(SRC, torch.zeros(2, 4, 5, 2), sampling=paper(), generator=3), TypeError, "generator must be a torch.Generator or None, got int"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named_with_what_came_and_what_is_wanted(call, error, message):

@@ -84,6 +84,7 @@ def area_gradient(
     if gradient.numel() == 0:
         return torch.zeros_like(grid), None if jacobian is None else torch.zeros_like(jacobian)
     job = _job(input, grid, jacobian, averaging, reading)
+    job.count = averaging.edge_nodes
     if not _has_area(job):
         points = _usable(grid, job)
         by_grid = _bilinear(gradient, input, points, reading, image=False)
@@ -98,7 +99,7 @@ def area_gradient(
         by_jacobian = torch.empty((batch, h, w, 2, 2) if job.pixel_stride else (batch, -(-h // job.rows), 1, 2, 2))
         job.jacobian_gradient = by_jacobian.data_ptr()
     job.value, job.value_gradient, job.grid_gradient = value.data_ptr(), gradient.data_ptr(), by_grid.data_ptr()
-    _do("area_gradient", job, gradient.numel() * 4 * averaging.nodes)
+    _do("area_gradient", job, gradient.numel() * 4 * averaging.edge_nodes)
     if by_jacobian is None or jacobian is None:
         return by_grid, None
     return by_grid, by_jacobian.sum_to_size(jacobian.shape)

@@ -109,7 +109,7 @@ def area_gradient(
         return read, torch.stack([d / (u or 1.0) for d, u in zip(by_point.unbind(-1), units, strict=True)])
 
     if averaging.estimate == "edges":
-        difference, edges, texels = _read_edges(area, points, reach, averaging.nodes, read)
+        difference, edges, texels = _read_edges(area, points, reach, averaging.edge_nodes, read)
         edges[0, 0] -= (value * gradient).sum(1)
         edges[1, 1] -= (value * gradient).sum(1)
         by_jacobian = slope_by_jacobian(area, edges, averaging.side)

@@ -149,7 +149,7 @@ def area_gradient(
             w,
             float(averaging.side),
             least,
-            COUNT=averaging.nodes,
+            COUNT=averaging.edge_nodes,
             TOTAL=total,
             PADDING=reading.padding_mode,
             ALIGN_CORNERS=reading.align_corners,

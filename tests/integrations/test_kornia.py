@@ -121,6 +121,7 @@ def test_samples_stay_within_the_level_of_their_patch():
                 grid[None],
                 padding_mode="border",
                 jacobian=(frame.detach()[:, :2] * 2 / size * shrink[:, None])[None, None, None],
+                sampling=paper(),
                 noise=noise[:, k],
             )
             torch.testing.assert_close(got[b, k], patch[0], rtol=1e-4, atol=1e-4)

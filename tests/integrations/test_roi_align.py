@@ -151,7 +151,7 @@ class TestCalls:
             handed_over = replace(user, "roi_align", torchvision.ops.roi_align)
         with patch, handed_over:
             ours = user.roi_align(features, boxes, 4)
-        assert torch.equal(ours, roi_align_linearized(features, boxes, 4, generator=generator()))
+        assert torch.equal(ours, roi_align_linearized(features, boxes, 4, sampling=paper(), generator=generator()))
 
 
 def pyramid():
