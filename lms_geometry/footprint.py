@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Source pixels per output pixel. A point near a horizon moves without bound, but products of four derivatives must stay
 # finite in float32.
-_LARGEST_DERIVATIVE = 1e4
+LARGEST_DERIVATIVE = 1e4
 
 
 def finite_difference_jacobian(points: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def footprint(jacobian: Tensor, sigma: float, jitter: float) -> Tensor:
 
     Its determinant is summed from positive terms, so that a Jacobian of rank one loses no digits.
     """
-    jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-_LARGEST_DERIVATIVE, _LARGEST_DERIVATIVE) * sigma
+    jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST_DERIVATIVE, LARGEST_DERIVATIVE) * sigma
     (xx, xy), (yx, yy) = jacobian
     row_x, row_y = xx.square() + xy.square(), yx.square() + yy.square()
     determinant = (xx * yy - xy * yx).square() + jitter**2 * (row_x + row_y + jitter**2)
@@ -53,7 +53,38 @@ def _smaller_difference(points: Tensor, dim: int) -> Tensor:
     if last < 1:
         return torch.zeros_like(points)
     step = points.diff(dim=dim)
-    length = step.square().sum(0, keepdim=True).nan_to_num(torch.inf)
-    forward, forward_length = (torch.cat((d, d.narrow(dim, last - 1, 1)), dim) for d in (step, length))
-    backward, backward_length = (torch.cat((d.narrow(dim, 0, 1), d), dim) for d in (step, length))
-    return torch.where(forward_length <= backward_length, forward, backward)
+    forward, backward = _forward(step, dim, last), _backward(step, dim)
+    return torch.where(_is_forward(points, dim), forward, backward)
+
+
+def _is_forward(points: Tensor, dim: int) -> Tensor:
+    """Whether the forward difference is the smaller, ``(1, B, h, w)``."""
+    length = points.diff(dim=dim).square().sum(0, keepdim=True).nan_to_num(torch.inf)
+    return _forward(length, dim, length.shape[dim]) <= _backward(length, dim)
+
+
+def _forward(step: Tensor, dim: int, count: int) -> Tensor:
+    return torch.cat((step, step.narrow(dim, count - 1, 1)), dim)
+
+
+def _backward(step: Tensor, dim: int) -> Tensor:
+    return torch.cat((step.narrow(dim, 0, 1), step), dim)
+
+
+def finite_difference_gradient(points: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient for the points ``(2, B, h, w)`` from that for their Jacobian, ``(2, 2, B, h, w)``."""
+    return _difference_gradient(points, gradient[:, 0], -1) + _difference_gradient(points, gradient[:, 1], -2)
+
+
+def _difference_gradient(points: Tensor, gradient: Tensor, dim: int) -> Tensor:
+    last = points.shape[dim] - 1
+    if last < 1:
+        return torch.zeros_like(points)
+    forward = _is_forward(points, dim)
+    of_forward, of_backward = torch.where(forward, gradient, 0.0), torch.where(forward, 0.0, gradient)
+    # The forward step of a pixel has its number, the backward step that of the pixel before.
+    by_step = of_forward.narrow(dim, 0, last) + of_backward.narrow(dim, 1, last)
+    by_step.narrow(dim, last - 1, 1).add_(of_forward.narrow(dim, last, 1))
+    by_step.narrow(dim, 0, 1).add_(of_backward.narrow(dim, 0, 1))
+    none = torch.zeros_like(by_step.narrow(dim, 0, 1))
+    return torch.cat((none, by_step), dim) - torch.cat((by_step, none), dim)
