@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
+# Dots per inch.
+DPI = 130
 # Every sampler looks the same in every figure.
 LINES = {
     "bilinear": {"color": "#999999", "linestyle": "--"},
@@ -24,7 +26,7 @@ LINES = {
 
 def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
     """Let ``draw`` fill a figure of ``size`` inches, and write it."""
-    with style.context(_STYLE), mpl.rc_context({"figure.dpi": 130}):
+    with style.context(_STYLE), mpl.rc_context({"figure.dpi": DPI}):
         figure = Figure(figsize=size)
         draw(figure)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ Size = tuple[int, int]
 View = Callable[[Tensor, Tensor, Size, torch.Generator], Tensor]
 
 # How many reads along each axis of an output pixel stand for all of it.
-_FINE = 24
+FINE = 24
 
 
 def bilinear(images: Tensor, theta: Tensor, size: Size, _: torch.Generator) -> Tensor:
@@ -81,7 +81,7 @@ SAMPLERS: dict[str, View] = {
 
 def pixel_mean(images: Tensor, theta: Tensor, size: Size) -> Tensor:
     """The mean over each output pixel, image by image, from 24 x 24 reads."""
-    fine = supersampled(_FINE)
+    fine = supersampled(FINE)
     pairs = zip(images, theta.expand(len(images), -1, -1), strict=True)
     return torch.cat([fine(image[None], matrix[None], size, torch.default_generator) for image, matrix in pairs])
 
