@@ -26,7 +26,7 @@ TURNS = (0.0, 0.35)
 COMPARED: dict[str, View] = {
     **SAMPLERS,
     "default, area held": area(held=True),
-    "default, fitted plane": area(slope="plane"),
+    "default, fitted plane": area(plane=True),
 }
 # The entries of the matrix, row by row: how x and y of the image depend on x and y of the view, and the shifts.
 ENTRIES = ("x by x", "x by y", "x shift", "y by x", "y by y", "y shift")
@@ -56,10 +56,10 @@ def main() -> None:
         {"seed": options.seed, "draws": options.draws, "rate": rate, "turn": turn} for rate in RATES for turn in TURNS
     ]
     cells = run_cells(jobs, partial(_measure, photos), photos, options.finished, "pixel_gradient")
-    found = {(job["rate"], job["turn"]): cell for job, cell in zip(jobs, cells, strict=True)}
-    mean = {
-        (name, *where): torch.tensor(cosines).mean(0).tolist()
-        for where, cell in found.items()
+    found = {(float(job["rate"]), float(job["turn"])): cell for job, cell in zip(jobs, cells, strict=True)}
+    mean: dict[tuple[str, float, float], list[float]] = {
+        (name, rate, turn): torch.tensor(cosines).mean(0).tolist()
+        for (rate, turn), cell in found.items()
         for name, cosines in cell.items()
     }
     deviation = max(torch.tensor(cell[DEFAULT]).std(0).max().item() for cell in found.values())
@@ -71,11 +71,11 @@ def main() -> None:
     report(
         options.json,
         "The gradient over an output pixel",
-        f"The cosine, over {options.count} photos of BSDS500 in colour, between a sampler's gradient for an entry of the "
-        "matrix and finite differences of the mean over the output pixel, which is that of 24 x 24 bilinear reads in "
-        f"float64. The loss is a sum of the view with random weights; cosines are means over {options.draws} draws of "
-        f"them. Pairs are of straight warps and of warps turned by {TURNS[1]} radians. The columns are the entries: how "
-        "x and y of the image depend on those of the view, and the shifts.",
+        f"The cosine, over {options.count} photos of BSDS500 in colour, between a sampler's gradient for an entry of "
+        "the matrix and finite differences of the mean over the output pixel, which is that of 24 x 24 bilinear reads "
+        "in float64. The loss is a sum of the view with random weights; cosines are means over "
+        f"{options.draws} draws of them. Pairs are of straight warps and of warps turned by {TURNS[1]} radians. The "
+        "columns are the entries: how x and y of the image depend on those of the view, and the shifts.",
         ["shrunk", "sampler", *ENTRIES],
         [
             [
@@ -86,7 +86,7 @@ def main() -> None:
             for rate in RATES
             for name in COMPARED
         ],
-        {f"{rate}x, {turn:g}": cell for (rate, turn), cell in found.items()},
+        {f"{rate:g}x, {turn:g}": cell for (rate, turn), cell in found.items()},
         figure,
         f"The standard deviation over draws of weights is at most {deviation:.4f} for the default.",
     )

@@ -57,10 +57,10 @@ def main() -> None:
     figure = None
     if options.json:
         alt = (
-            "Nine plots over the number of source pixels that an output pixel covers, for a change along one axis, along "
-            "both, and along both turned. The default follows bilinear sampling up to 1 and the mean over the pixel from "
-            "2 on, in the value and in the slope, without a jump between them. Its derivative by the scale is 0 up to 1, "
-            "rises steeply but without a jump, and meets that of the mean at 2."
+            "Nine plots over the number of source pixels that an output pixel covers, for a change along one axis, "
+            "along both, and along both turned. The default follows bilinear sampling up to 1 and the mean over the "
+            "pixel from 2 on, in the value and in the slope, without a jump between them. Its derivative by the scale "
+            "is 0 up to 1, largest about 1.5, and that of the mean from 2 on."
         )
         figure = {"file": options.json.with_suffix(".png").name, "alt": alt}
         save_figure(options.json.with_suffix(".png"), (6.2, 4.6), partial(_draw, scales, curves))
@@ -69,8 +69,8 @@ def main() -> None:
         "From growing to shrinking",
         f"A sum, with random weights, of {PIXELS} output pixels at points of a photo that stay, while the number of "
         f"source pixels that they cover grows from {LOWEST} to {HIGHEST} in {STEPS - 1} steps: the largest change of a "
-        "quantity in one step, as a share of the range of the default's. Triples are of the value, of its derivative by "
-        "the source point and of its derivative by the scale.",
+        "quantity in one step, as a share of the range of the default's. Triples are of the value, of its derivative "
+        "by the source point and of its derivative by the scale.",
         ["sampler", *PATHS],
         [[name, *(" / ".join(_jumps(curves, title, name)) for title in PATHS)] for name in SAMPLERS],
         {f"{title}, {name}": {q: c.tolist() for q, c in curves[title, name].items()} for title, name in curves},

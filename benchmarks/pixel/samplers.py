@@ -48,19 +48,18 @@ def linearized(sampling: LinearizedSampling) -> View:
     return view
 
 
-def area(count: int = 3, slope: str = "edges", held: bool = False) -> View:
+def area(count: int = 3, plane: bool = False, held: bool = False) -> View:
     """The mean over each pixel's area, of ``count * count`` nodes.
 
     Args:
         count: number of nodes along an axis.
-        slope: where the derivative comes from, see :func:`benchmarks.pixel.area.area_sampled`.
+        plane: whether the derivative is the slope of a plane fitted to the nodes.
         held: whether the derivative leaves out that the area changes with the matrix.
     """
 
     def view(images: Tensor, theta: Tensor, size: Size, _: torch.Generator) -> Tensor:
-        jacobian = pixel_jacobian(theta, images.shape[-2:], size)
-        jacobian = jacobian.detach() if held else jacobian
-        return area_sampled(images, affine_grid(theta, size), jacobian, count, slope=slope)
+        jacobian = pixel_jacobian(theta.detach() if held else theta, (images.shape[-2], images.shape[-1]), size)
+        return area_sampled(images, affine_grid(theta, size), jacobian, count, plane)
 
     return view
 
