@@ -21,7 +21,7 @@ from benchmarks.pixel.samplers import DEFAULT, SAMPLERS, Size, View, area, pixel
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 
-RATES = (2, 4, 8)
+RATES = (8, 4, 2)
 TURNS = (0.0, 0.35)
 COMPARED: dict[str, View] = {
     **SAMPLERS,
