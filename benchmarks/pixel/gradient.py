@@ -86,7 +86,11 @@ def main() -> None:
             for rate in RATES
             for name in COMPARED
         ],
-        {f"{rate:g}x, {turn:g}": cell for (rate, turn), cell in found.items()},
+        {
+            f"{rate:g}x, {turn:g}, {name}": [" ".join(f"{cosine:.4f}" for cosine in draw) for draw in draws]
+            for (rate, turn), cell in found.items()
+            for name, draws in cell.items()
+        },
         figure,
         f"The standard deviation over draws of weights is at most {deviation:.4f} for the default.",
     )

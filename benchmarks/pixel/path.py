@@ -73,7 +73,11 @@ def main() -> None:
         "by the source point and of its derivative by the scale.",
         ["sampler", *PATHS],
         [[name, *(" / ".join(_jumps(curves, title, name)) for title in PATHS)] for name in SAMPLERS],
-        {f"{title}, {name}": {q: c.tolist() for q, c in curves[title, name].items()} for title, name in curves},
+        {
+            f"{title}, {name}, {quantity}": " ".join(f"{v:.5g}" for v in curve.tolist())
+            for (title, name), quantities in curves.items()
+            for quantity, curve in quantities.items()
+        },
         figure,
     )
 
