@@ -17,16 +17,17 @@ from torch import Tensor
 
 from benchmarks.datasets import load_images
 from benchmarks.figures import save_figure
-from benchmarks.pixel.samplers import DEFAULT, SAMPLERS, Size, View, area, pixel_mean, shrinking
+from benchmarks.pixel.samplers import DEFAULT, SAMPLERS, Size, View, area_held, linearized, pixel_mean, shrinking
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
+from lms_geometry import LinearizedSampling
 
 RATES = (8, 4, 2)
 TURNS = (0.0, 0.35)
 COMPARED: dict[str, View] = {
     **SAMPLERS,
-    "default, area held": area(held=True),
-    "default, fitted plane": area(plane=True),
+    "default, area held": area_held,
+    "default, fitted plane": linearized(LinearizedSampling(slope="plane")),
 }
 # The entries of the matrix, row by row: how x and y of the image depend on x and y of the view, and the shifts.
 ENTRIES = ("x by x", "x by y", "x shift", "y by x", "y by y", "y shift")

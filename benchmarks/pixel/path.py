@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.datasets import load_images
 from benchmarks.figures import save_figure
-from benchmarks.pixel.samplers import DEFAULT, FINE, View, area, bilinear, shrinking, supersampled
+from benchmarks.pixel.samplers import DEFAULT, FINE, View, bilinear, shrinking, supersampled
+from benchmarks.pixel.samplers import SAMPLERS as PIXEL_SAMPLERS
 from benchmarks.results import report
 
 # Title, how many of the two axes change, and the angle in radians.
@@ -29,7 +30,7 @@ SAMPLERS: dict[str, View] = {
     "bilinear": bilinear,
     "supersampled 3 x 3": supersampled(3),
     "mean over the pixel": supersampled(FINE),
-    DEFAULT: area(),
+    DEFAULT: PIXEL_SAMPLERS[DEFAULT],
 }
 QUANTITIES = ("value", "slope", "by the scale")
 _LOOKS = {

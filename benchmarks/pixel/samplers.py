@@ -11,8 +11,7 @@ from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
 from benchmarks import antialiasing
-from benchmarks.pixel.area import area_sampled
-from lms_geometry import LinearizedSampling, homography_warp_linearized
+from lms_geometry import LinearizedSampling, grid_sample_linearized, homography_warp_linearized
 
 Size = tuple[int, int]
 View = Callable[[Tensor, Tensor, Size, torch.Generator], Tensor]
@@ -39,29 +38,17 @@ def mipmapped(images: Tensor, theta: Tensor, size: Size, _: torch.Generator) -> 
 
 
 def linearized(sampling: LinearizedSampling) -> View:
-    """Linearized sampling with random samples."""
-
     def view(images: Tensor, theta: Tensor, size: Size, generator: torch.Generator) -> Tensor:
-        matrix = convert_affinematrix_to_homography(theta)
-        return homography_warp_linearized(images, matrix, size, sampling=sampling, generator=generator)
+        matrix, drawn = convert_affinematrix_to_homography(theta), generator if sampling.is_drawn else None
+        return homography_warp_linearized(images, matrix, size, sampling=sampling, generator=drawn)
 
     return view
 
 
-def area(count: int = 3, plane: bool = False, held: bool = False) -> View:
-    """The mean over each pixel's area, of ``count * count`` nodes.
-
-    Args:
-        count: number of nodes along an axis.
-        plane: whether the derivative is the slope of a plane fitted to the nodes.
-        held: whether the derivative leaves out that the area changes with the matrix.
-    """
-
-    def view(images: Tensor, theta: Tensor, size: Size, _: torch.Generator) -> Tensor:
-        jacobian = pixel_jacobian(theta.detach() if held else theta, (images.shape[-2], images.shape[-1]), size)
-        return area_sampled(images, affine_grid(theta, size), jacobian, count, plane)
-
-    return view
+def area_held(images: Tensor, theta: Tensor, size: Size, _: torch.Generator) -> Tensor:
+    """The default, but that the derivative leaves out that the area of a pixel changes with the matrix."""
+    jacobian = pixel_jacobian(theta.detach(), (images.shape[-2], images.shape[-1]), size)
+    return grid_sample_linearized(images, affine_grid(theta, size), jacobian=jacobian)
 
 
 DEFAULT = "default"
@@ -73,8 +60,8 @@ SAMPLERS: dict[str, View] = {
     "mipmap": mipmapped,
     "paper": linearized(LinearizedSampling.paper()),
     "training": linearized(LinearizedSampling.training()),
-    DEFAULT: area(),
-    "default, K = 16": area(4),
+    DEFAULT: linearized(LinearizedSampling()),
+    "default, K = 16": linearized(LinearizedSampling(num_samples=16)),
 }
 
 
