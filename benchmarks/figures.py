@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
+# Dots per inch.
+DPI = 130
+
 # The look of every sampler, the same in all figures.
 LINES = {
     "bilinear": {"color": "#999999", "linestyle": "--"},
@@ -45,7 +48,7 @@ def save_beside(
 
 def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
     """Let ``draw`` fill a figure of ``size`` inches, and write it."""
-    with style.context(_STYLE), mpl.rc_context({"figure.dpi": 130}):
+    with style.context(_STYLE), mpl.rc_context({"figure.dpi": DPI}):
         figure = Figure(figsize=size)
         draw(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
