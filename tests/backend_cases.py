@@ -26,6 +26,7 @@ many = st.builds(
     intercept=st.booleans(),
     mask_out_of_bounds=st.just(False),
     pattern=st.just("whitened"),
+    slope=st.just("plane"),
 )
 few = st.builds(
     LinearizedSampling,
@@ -36,6 +37,7 @@ few = st.builds(
     intercept=st.booleans(),
     mask_out_of_bounds=st.booleans(),
     pattern=st.sampled_from(["gaussian", "whitened"]),
+    slope=st.just("plane"),
 )
 sizes = st.tuples(*(st.integers(low, high) for low, high in ((1, 5), (1, 19), (2, 13), (2, 13), (1, 11), (1, 13))))
 

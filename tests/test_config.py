@@ -7,9 +7,34 @@ from settings import paper
 from lms_geometry import LinearizedSampling
 
 
-def test_the_defaults_are_the_paper():
-    assert LinearizedSampling.paper() == paper()
-    assert dataclasses.astuple(paper()) == (8, 1.0, 1.0, 1e-3, True, True, "gaussian")
+def test_the_papers_settings_are_those_of_its_text():
+    wanted = (8, 1.0, 1.0, 1e-3, True, True, "gaussian", "plane")
+    assert dataclasses.astuple(LinearizedSampling.paper()) == wanted
+
+
+def test_the_defaults_are_fixed_points_over_the_pixels_area():
+    default = LinearizedSampling()
+    assert dataclasses.astuple(default) == (9, 12**-0.5, 0.0, 1e-3, True, False, "fixed", "edges")
+    assert not default.is_drawn
+    assert default.averaging == (3, 1.0, "edges")
+    assert LinearizedSampling(num_samples=25, sigma=12**-0.5 * 2, slope="plane").averaging == (5, 2.0, "plane")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_samples": 8}, "num_samples must be a square, such as 4, 9 or 16, for fixed points, got 8"),
+        ({"num_samples": 1}, "num_samples must be a square"),
+        ({"num_samples": -4}, "num_samples must be a square"),
+        ({"jitter": 1.0}, "jitter must be 0 for fixed points, got 1.0: it is a setting of drawn samples"),
+        ({"mask_out_of_bounds": True}, "mask_out_of_bounds must be False for fixed points"),
+        ({"pattern": "whitened"}, "slope must be 'plane' for whitened samples, got 'edges'"),
+        ({"slope": "corner"}, r"slope must be one of \('edges', 'plane'\), got 'corner'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LinearizedSampling(**settings)
 
 
 def test_presets_are_whitened_and_differ_in_mask_and_spread():

@@ -156,8 +156,10 @@ def test_either_batch_may_be_shared(warp):
     noise = draw_noise(paper(), (h, w))
     src, M = torch.rand(B, C, H, W), _affine() if warp is warp_affine_linearized else _homography()
     for a, b in ((src[:1], M), (src, M[:1])):
-        expected = warp(a.expand(B, -1, -1, -1), b.expand(B, -1, -1).contiguous(), (h, w), noise=noise)
-        torch.testing.assert_close(warp(a, b, (h, w), noise=noise), expected)
+        expected = warp(
+            a.expand(B, -1, -1, -1), b.expand(B, -1, -1).contiguous(), (h, w), sampling=paper(), noise=noise
+        )
+        torch.testing.assert_close(warp(a, b, (h, w), sampling=paper(), noise=noise), expected)
 
 
 @pytest.mark.parametrize("warp", [warp_affine_linearized, warp_perspective_linearized, homography_warp_linearized])
