@@ -72,7 +72,7 @@ def main() -> None:
 
 def bytes_moved(case: Case) -> int:
     """The bytes of all tensors in float32, each moved once, forward and backward."""
-    B, C, H, W, h, w, image_gradient = case
+    B, C, H, W, h, w, _, image_gradient = case
     image, grid, noise, value = B * C * H * W, 2 * B * h * w, 2 * 7 * h * w, B * C * h * w
     forward = image + grid + noise + value + 2 * value
     backward = value + 2 * value + grid + (grid + 2 * image if image_gradient else 0)
@@ -81,7 +81,7 @@ def bytes_moved(case: Case) -> int:
 
 def texels_loaded(case: Case) -> int:
     """The loads of four floats: four texels for each of eight samples, once for every four channels."""
-    B, C, _, _, h, w, _ = case
+    B, C, _, _, h, w, *_ = case
     return 4 * 8 * B * h * w * -(-C // 4)
 
 

@@ -51,7 +51,7 @@ def main() -> None:
         for value in tqdm(values, desc=quantity, unit="size"):
             at = {**BASE, quantity: value}
             side = math.isqrt(at["output pixels"])
-            case: Case = (at["B"], at["C"], 64, 64, side, side, False)
+            case: Case = (at["B"], at["C"], 64, 64, side, side, 1.0, False)
             settings = replace(SETTINGS["whitened"], num_samples=at["K"])
             samplers: dict[str, Sampler] = {"bilinear": peers.bilinear}
             samplers |= {backend: linearized(settings, backend) for backend in backends_here(device)}

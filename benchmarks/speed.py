@@ -28,16 +28,21 @@ from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
-# B, C, H, W, h, w, and whether the image takes a gradient, as a feature map does.
-Case = tuple[int, int, int, int, int, int, bool]
+# B, C, H, W, h, w; the part of the image's width that the view covers, about; and whether the image takes a gradient, as
+# a feature map does.
+Case = tuple[int, int, int, int, int, int, float, bool]
 CASES: tuple[Case, ...] = (
-    (64, 3, 50, 50, 50, 50, False),
-    (64, 3, 50, 50, 12, 12, False),
-    (4, 3, 512, 512, 512, 512, False),
-    (4, 3, 512, 512, 128, 128, False),
-    (8, 64, 64, 64, 64, 64, True),
+    (64, 3, 50, 50, 50, 50, 0.6, False),
+    (64, 3, 50, 50, 50, 50, 1.0, False),
+    (64, 3, 50, 50, 50, 50, 1.5, False),
+    (64, 3, 50, 50, 12, 12, 1.0, False),
+    (4, 3, 512, 512, 512, 512, 0.6, False),
+    (4, 3, 512, 512, 512, 512, 1.5, False),
+    (4, 3, 512, 512, 128, 128, 1.0, False),
+    (8, 64, 64, 64, 64, 64, 1.0, True),
 )
 SETTINGS = {
+    "default": LinearizedSampling(),
     "paper": LinearizedSampling.paper(),
     "whitened": LinearizedSampling.alignment(),
 }
@@ -89,7 +94,7 @@ def main() -> None:
     rows = []
     for case in tqdm(CASES, desc="speed", unit="size"):
         rows += measure(case, samplers, options.rounds, device)
-    columns = ["B,C,H,W,h,w", "bilinear, ms", *list(samplers)[1:]]
+    columns = ["B,C,H,W,h,w x covered", "bilinear, ms", *list(samplers)[1:]]
     report(options.json, "Speed", WHAT, columns, _table(rows), rows, device=device)
 
 
@@ -117,10 +122,10 @@ def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
 
 def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: torch.device) -> list[Row]:
     """A row per sampler. Ratios are to the first sampler."""
-    B, C, H, W, h, w, image_gradient = case
+    B, C, H, W, h, w, covered, image_gradient = case
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(B, C, H, W, generator=generator).to(device).requires_grad_(image_gradient)
-    theta = torch.eye(2, 3) + 0.05 * torch.randn(B, 2, 3, generator=generator)
+    theta = covered * torch.eye(2, 3) + 0.05 * covered * torch.randn(B, 2, 3, generator=generator)
     grid = F.affine_grid(theta, [B, C, h, w], align_corners=False).to(device).requires_grad_()
     weight = torch.rand(B, C, h, w, generator=generator).to(device)
 
@@ -144,7 +149,7 @@ def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: to
     reference = next(iter(samplers))
     return [
         {
-            "size": f"{B},{C},{H},{W},{h},{w}" + (" image gradient too" if image_gradient else ""),
+            "size": f"{B},{C},{H},{W},{h},{w} x {covered:g}" + (" image gradient too" if image_gradient else ""),
             "sampler": name,
             "forward_ms": 1e3 * statistics.median(times[name, "forward"]),
             "both_ms": 1e3 * statistics.median(times[name, "both"]),

@@ -45,7 +45,7 @@ def release(tmp_path):
 
 @pytest.mark.slow
 def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backend(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "CASES", ((2, 3, 9, 11, 4, 5, False), (2, 4, 9, 11, 4, 5, True)))
+    monkeypatch.setattr(speed, "CASES", ((2, 3, 9, 11, 4, 5, 1.5, False), (2, 4, 9, 11, 4, 5, 1.0, True)))
     monkeypatch.setenv(backends.VARIABLE, "")  # set in the runs
     threads = str(torch.get_num_threads())
     out = tmp_path / "speed.json"
@@ -55,18 +55,19 @@ def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backen
     )
     speed.main()
     result = json.loads(out.read_text())
-    fused = [] if cpu.unavailable_reason() else ["paper, cpu", "whitened, cpu"]
+    fused = [] if cpu.unavailable_reason() else ["default, cpu", "paper, cpu", "whitened, cpu"]
     names = [
         "multi-scale (1, 5, 10)",
         *(f"supersampled {n} x {n}" for n in (2, 3, 4)),
         "mipmap",
         "authors' code",
+        "default, eager",
         "paper, eager",
         "whitened, eager",
         *fused,
     ]
-    assert result["table"]["columns"] == ["B,C,H,W,h,w", "bilinear, ms", *names]
-    assert [row[0] for row in result["table"]["rows"]] == ["2,3,9,11,4,5", "2,4,9,11,4,5 image gradient too"]
+    assert result["table"]["columns"] == ["B,C,H,W,h,w x covered", "bilinear, ms", *names]
+    assert [row[0] for row in result["table"]["rows"]] == ["2,3,9,11,4,5 x 1.5", "2,4,9,11,4,5 x 1 image gradient too"]
     assert [row["sampler"] for row in result["raw"]] == 2 * ["bilinear", *names]
     assert result["raw"][0]["both_ratio"] == pytest.approx([1, 1, 1])
     assert result["raw"][0]["memory_ratio"] == 1
@@ -107,7 +108,7 @@ def test_scaling_gives_an_exponent_for_each_quantity_and_draws_the_times(tmp_pat
 def test_roofline_counts_what_must_move_and_load(tmp_path, monkeypatch):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    case = (2, 5, 9, 11, 3, 7, True)
+    case = (2, 5, 9, 11, 3, 7, 1.0, True)
     image, value, grid, noise = 2 * 5 * 9 * 11, 2 * 5 * 3 * 7, 2 * 3 * 7 * 2, 7 * 3 * 7 * 2
     assert roofline.bytes_moved(case) == 4 * (3 * image + 6 * value + 3 * grid + noise)
     assert roofline.texels_loaded(case) == 2 * 3 * 7 * 8 * 4 * 2  # five channels take two loads
