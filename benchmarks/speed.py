@@ -28,7 +28,7 @@ from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
-# B, C, H, W, h, w; the part of the image's width that the view covers, about; and whether the image takes a gradient, as
+# B, C, H, W, h, w; about the part of the image that the view covers along an axis; whether the image takes a gradient, as
 # a feature map does.
 Case = tuple[int, int, int, int, int, int, float, bool]
 CASES: tuple[Case, ...] = (
