@@ -28,8 +28,8 @@ from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
-# B, C, H, W, h, w; about the part of the image that the view covers along an axis; whether the image takes a gradient, as
-# a feature map does.
+# B, C, H, W, h, w; how much of the image the view covers along an axis, about; and whether the image takes a
+# gradient, as a feature map does.
 Case = tuple[int, int, int, int, int, int, float, bool]
 CASES: tuple[Case, ...] = (
     (64, 3, 50, 50, 50, 50, 0.6, False),
