@@ -208,7 +208,7 @@ from lms_geometry.backends import cpu
 from lms_geometry.config import Reading
 from lms_geometry.footprint import Placement
 torch.set_num_threads(2)
-sampling = paper()
+sampling = LinearizedSampling.paper()
 image, grid, noise = torch.rand(4, 3, 20, 21), 2 * torch.rand(4, 40, 41, 2) - 1, draw_noise(sampling, (40, 41))
 sample = lambda: cpu.sample(image, grid, Placement(noise), sampling, Reading("bilinear", "zeros", False))
 before = sample()

@@ -416,5 +416,7 @@ class TestModule:
 )
 def test_bad_arguments_are_named(changed, error, message):
     arguments = {"input": torch.rand(N, C, H, W), "boxes": INSIDE, "output_size": BINS} | changed
+    if "noise" in changed:
+        arguments = {"sampling": paper()} | arguments
     with pytest.raises(error, match=message):
         roi_align_linearized(**arguments)

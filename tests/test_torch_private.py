@@ -35,7 +35,7 @@ def sample_train_and_patch():
     torch.manual_seed(0)
     image, grid = torch.rand(2, 3, 9, 11), torch.rand(2, 5, 7, 2) - 0.5
     noise, direction = draw_noise(EXACT, (5, 7)), torch.randn(2, 5, 7, 2)
-    results = [grid_sample_linearized(image, grid, sampling=sampling, noise=noise) for sampling in (None, EXACT)]
+    results = [grid_sample_linearized(image, grid, sampling=sampling, noise=noise) for sampling in (paper(), EXACT)]
 
     def warp(points, picture=image):
         return grid_sample_linearized(picture, points, sampling=EXACT, noise=noise)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.stn import linearize_stn
+from settings import paper
 from torch import nn
 from two_transformers import EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
@@ -56,7 +57,7 @@ def test_a_call_that_is_left_alone_is_the_same_bit_for_bit_and_the_report_says_w
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_without_grad_mode_nothing_is_swapped(context):
     grid = grid_that_learns()
-    with context(), linearize() as patch:
+    with context(), linearize(sampling=paper()) as patch:
         got = sample(IMAGE, grid)
     assert torch.equal(got, sample(IMAGE, grid))
     assert "left: grid carries no gradient" in patch.report()
@@ -65,9 +66,9 @@ def test_without_grad_mode_nothing_is_swapped(context):
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_without_grad_mode_what_is_included_has_the_values_it_was_trained_on(context):
     model = Model().eval()
-    with linearize(model, include=["stn"], seed=0):
+    with linearize(model, include=["stn"], sampling=paper(), seed=0):
         trained_on = model(IMAGE)
-    with linearize(model, include=["stn"], seed=0) as patch, context():
+    with linearize(model, include=["stn"], sampling=paper(), seed=0) as patch, context():
         assert torch.equal(model(IMAGE), trained_on)
     assert patch.report().count("swapped") == 1
     assert "left: grid carries no gradient" in patch.report()
@@ -79,9 +80,9 @@ def test_without_grad_mode_what_is_included_has_the_values_it_was_trained_on(con
 def test_what_is_included_is_swapped_in_training_too_where_its_grid_carries_no_gradient():
     """As the first look of a recurrent transformer, which starts from the identity."""
     grid = grid_that_learns(False)
-    with linearize(include=["two_transformers.py"], seed=0) as patch:
+    with linearize(include=["two_transformers.py"], sampling=paper(), seed=0) as patch:
         trained_on = sample(IMAGE, grid)
-    with linearize(include=["two_transformers.py"], seed=0), torch.no_grad():
+    with linearize(include=["two_transformers.py"], sampling=paper(), seed=0), torch.no_grad():
         assert torch.equal(sample(IMAGE, grid), trained_on)
     assert "swapped" in patch.report()
 
@@ -116,7 +117,7 @@ def test_in_eval_without_intercept_the_plain_sampler_runs():
         with linearize(target, sampling=EXACT) as patch:
             assert swapped(model) == [False, True]
         assert "left: eval()" in patch.report()
-    with linearize(model, seed=0):
+    with linearize(model, sampling=paper(), seed=0):
         assert swapped(model.eval()) == [True, True]
 
 
@@ -460,7 +461,7 @@ def test_one_seed_repeats_a_run_and_leaves_the_global_generator_alone(on_module)
         model = Model()
         torch.manual_seed(seed + 100)
         before = torch.get_rng_state()
-        with linearize(model if on_module else None, seed=seed % 10):
+        with linearize(model if on_module else None, sampling=paper(), seed=seed % 10):
             found = [gradients(model) for _ in range(2)]
         assert torch.equal(before, torch.get_rng_state())
         return torch.stack([torch.stack(step) for step in found])
@@ -475,7 +476,7 @@ def test_one_seed_repeats_a_run_and_leaves_the_global_generator_alone(on_module)
 def test_every_seed_has_noise_of_its_own():
     found = []
     for seed in (-2, -1, 0, 1, 7, 2**61 - 2, 2**61 - 1, 2**64 - 1):
-        with linearize(model := Model(), seed=seed):
+        with linearize(model := Model(), sampling=paper(), seed=seed):
             found.append(gradients(model)[0])
     assert len(torch.stack(found).unique(dim=0)) == len(found)
 

@@ -98,7 +98,7 @@ def test_samples_stay_within_the_level_of_their_patch():
         levels.append(pyrdown(levels[-1]))
     assert len(levels) == 4
     frames = FRAMES.clone().requires_grad_()
-    with linearize_lafs(generator=torch.Generator().manual_seed(3)):
+    with linearize_lafs(sampling=paper(), generator=torch.Generator().manual_seed(3)):
         got = extract_patches_from_pyramid(IMAGE, frames, PS=size)
     got_gradient = torch.autograd.grad(got.square().sum(), frames)[0]
 

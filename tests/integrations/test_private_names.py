@@ -8,6 +8,7 @@ import pytest
 import torch
 from lms_geometry.integrations import _torch_private, linearize, patched
 from lms_geometry.integrations.stn import linearize_stn
+from settings import paper
 from torch._functorch import pyfunctorch
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
@@ -39,9 +40,10 @@ for name, owner in names.items():
     delattr(owner, name)
     for module in [module for module in sys.modules if module.startswith("lms_geometry.integrations")]:
         del sys.modules[module]
+    from lms_geometry import LinearizedSampling
     from lms_geometry.integrations import linearize
     model = Model()
-    patch = linearize(model, seed=0)
+    patch = linearize(model, sampling=LinearizedSampling.paper(), seed=0)
     model(IMAGE).square().mean().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
     assert patch.report().count("swapped") == 2, patch.report()
@@ -59,7 +61,7 @@ def test_a_model_is_patched_trained_and_reported_without_a_name(monkeypatch, nam
     NAMES[name](monkeypatch)
     model = Model(lambda module, image: checkpoint(module, image, use_reentrant=False))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    patch = linearize(model, exclude=["mask"], seed=0)
+    patch = linearize(model, exclude=["mask"], sampling=paper(), seed=0)
     model(IMAGE).square().mean().backward()
     optimizer.step()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -92,7 +94,7 @@ def test_without_the_hooks_the_noise_is_the_same_and_the_report_says_at_what_pri
     def run():
         model = Model()
         before = torch.get_rng_state()
-        with linearize(model, seed=2) as patch:
+        with linearize(model, sampling=paper(), seed=2) as patch:
             found = gradients(model)
         return found, torch.equal(before, torch.get_rng_state()), patch.report()
 
@@ -109,7 +111,7 @@ def test_without_a_way_to_leave_transforms_vmap_raises_the_error_of_torch(monkey
         return sample(IMAGE[:1], BASE @ theta[:, :2].T + theta[:, 2]).square().sum()
 
     NAMES["transforms"](monkeypatch)
-    with linearize():
+    with linearize(sampling=paper()):
         assert torch.func.grad(warp)(THETA[0]).abs().gt(0).all()
         with pytest.raises(RuntimeError, match="randomness"):
             torch.vmap(torch.func.grad(warp))(THETA)

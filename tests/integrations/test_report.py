@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lms_geometry.integrations import linearize
+from settings import paper
 from torch import nn
 from two_transformers import EXACT, IMAGE, Model, grid_that_learns, sample
 
@@ -96,7 +97,7 @@ def test_bad_input_is_told_what_to_do_instead():
     with pytest.raises(TypeError, match="sampling must be a LinearizedSampling or None, got dict"):
         linearize(sampling={})
     with pytest.raises(TypeError, match=r"seed must be an int or None, got 0\.5"):
-        linearize(seed=0.5)
+        linearize(sampling=paper(), seed=0.5)
     with pytest.raises(TypeError, match=r"include must be a list of patterns.*got 'stn'"):
         linearize(Model(), include="stn")
     with pytest.raises(ValueError, match=r"exclude pattern 'head' matches none of the submodules \(stn, heads"):

@@ -65,7 +65,7 @@ class TestRemoval:
 
     def test_is_from_the_innermost_patch_outwards(self, features, boxes):
         before = bound()
-        outer = linearize_roi_align()
+        outer = linearize_roi_align(sampling=paper())
         with linearize_roi_align(sampling=EXACT, generator=generator()):
             with pytest.raises(RuntimeError, match="remove that one first"):
                 outer.remove()
@@ -86,9 +86,11 @@ class TestCalls:
     def test_are_the_linearized_ones(self, features, boxes, listed):
         arguments = {"output_size": (4, 5), "spatial_scale": 0.5, "sampling_ratio": 2, "aligned": True}
         given = [boxes[:1, 1:], boxes[1:, 1:]] if listed else boxes
-        with linearize_roi_align(generator=generator()):
+        with linearize_roi_align(sampling=paper(), generator=generator()):
             ours = torchvision.ops.roi_align(features, boxes=given, **arguments)
-        assert torch.equal(ours, roi_align_linearized(features, given, **arguments, generator=generator()))
+        assert torch.equal(
+            ours, roi_align_linearized(features, given, **arguments, sampling=paper(), generator=generator())
+        )
 
     def test_without_a_gradient_for_the_boxes_are_left_alone_and_a_warning_says_so(self, features, boxes):
         features.requires_grad_()
@@ -111,9 +113,9 @@ class TestCalls:
         def loss(boxes):
             return torchvision.ops.roi_align(features, boxes, 4).square().sum()
 
-        with linearize_roi_align(generator=generator()):
+        with linearize_roi_align(sampling=paper(), generator=generator()):
             _, forward = torch.func.jvp(loss, (boxes.detach(),), (torch.ones_like(boxes),))
-        with linearize_roi_align(generator=generator()):
+        with linearize_roi_align(sampling=paper(), generator=generator()):
             torch.testing.assert_close(forward, torch.autograd.grad(loss(boxes), boxes)[0].sum())
 
     def test_of_an_empty_batch_are_torchvisions(self, features, boxes):
@@ -144,7 +146,7 @@ class TestCalls:
         user.roi_align = torchvision.ops.roi_align
         monkeypatch.setitem(sys.modules, "user_model", user)
         with pytest.warns(UserWarning, match="user_model.roi_align") as told:
-            patch = linearize_roi_align(generator=generator())
+            patch = linearize_roi_align(sampling=paper(), generator=generator())
         assert [warning.filename for warning in told] == [__file__]
         assert "roi_heads" not in str(told[0].message)  # crops of ground-truth masks
         with pytest.warns(UserWarning, match="user_model.roi_align"):

@@ -51,13 +51,13 @@ def jacobian_by_hand(size, grid_corners, sample_corners):
 @pytest.mark.filterwarnings("ignore:Since version 1.3.0, affine_grid:UserWarning")
 def test_the_jacobian_is_that_of_the_matrix(size, grid_corners, sample_corners):
     stn = STN(size, grid_corners, sample_corners)
-    with linearize_stn(stn) as patch:
+    with linearize_stn(stn, sampling=paper()) as patch:
         got = value_and_gradient(stn)
     assert "swapped, exact Jacobian" in patch.report()
     jacobian = jacobian_by_hand(size, grid_corners, sample_corners)
     grid = F.affine_grid(stn.theta, (2, 3, *size), align_corners=grid_corners)
     torch.manual_seed(0)
-    want = grid_sample_linearized(IMAGE, grid, align_corners=sample_corners, jacobian=jacobian)
+    want = grid_sample_linearized(IMAGE, grid, align_corners=sample_corners, jacobian=jacobian, sampling=paper())
     torch.testing.assert_close(got[0], want.detach())
     torch.testing.assert_close(got[1], torch.autograd.grad(want.square().sum(), stn.theta)[0])
 
@@ -107,7 +107,7 @@ def test_one_grid_serves_several_images_of_different_size():
 
 
 def test_volumes_and_grids_without_gradient_pass():
-    with linearize_stn() as patch:
+    with linearize_stn(sampling=paper()) as patch:
         F.affine_grid(torch.eye(3, 4)[None].requires_grad_(), (1, 1, 2, 3, 4), align_corners=False)
         with torch.inference_mode():
             F.grid_sample(IMAGE, F.affine_grid(THETA, (2, 3, 5, 7), align_corners=False), align_corners=False)

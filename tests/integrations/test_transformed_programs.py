@@ -19,7 +19,7 @@ from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, g
 def test_checkpointing_finds_the_noise_of_the_forward_pass_again(way, seed):
     def run(model, forward):
         torch.manual_seed(7)
-        with linearize(model, seed=seed) as patch:
+        with linearize(model, sampling=paper(), seed=seed) as patch:
             forward(IMAGE).square().sum().backward()
         calls = [row.split()[0] for row in patch.report().splitlines()[1:]]
         return calls, [parameter.grad for parameter in model.parameters()]
@@ -127,10 +127,10 @@ def warp(theta):
 
 def test_vmap_shares_the_noise_and_swaps_what_a_derivative_goes_through():
     one = [torch.func.grad(warp), torch.func.jacrev(warp)]
-    with linearize(seed=0) as patch:
+    with linearize(sampling=paper(), seed=0) as patch:
         want = [[f(theta) for f in one] for theta in THETA]
     per_call = patch.report()
-    with linearize(seed=0) as patch:
+    with linearize(sampling=paper(), seed=0) as patch:
         in_vmap = torch.vmap(torch.func.grad(warp))(THETA)
         around_vmap = torch.func.grad(lambda theta: torch.vmap(warp)(theta).sum())(THETA)
         theta = THETA.clone().requires_grad_()
@@ -146,9 +146,9 @@ def test_vmap_shares_the_noise_and_swaps_what_a_derivative_goes_through():
 
 
 def test_forward_mode_has_the_derivative_that_reverse_mode_has():
-    with linearize(seed=0):
+    with linearize(sampling=paper(), seed=0):
         backward = torch.func.jacrev(warp)(THETA[0])
-    with linearize(seed=0):
+    with linearize(sampling=paper(), seed=0):
         forward = torch.func.jacfwd(warp)(THETA[0])
     torch.testing.assert_close(forward, backward)
 
@@ -204,9 +204,9 @@ def test_a_traced_or_exported_graph_is_swapped():
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_call_traced_for_torchscript_is_swapped_and_shown_without_shapes():
     stn = STN()
-    with linearize(stn) as patch, pytest.warns(UserWarning, match="lms_geometry::linearized_sample") as told:
+    with linearize(stn) as patch, pytest.warns(UserWarning, match="operators of lms_geometry") as told:
         graph = torch.jit.trace(stn, IMAGE, check_trace=False)
-    assert "lms_geometry::linearized_sample" in str(graph.inlined_graph)
+    assert "lms_geometry::area_mean" in str(graph.inlined_graph)
     assert [warning.filename for warning in told if warning.category is UserWarning] == [sample.__code__.co_filename]
     assert "traced" in patch.report()
     assert "swapped" in patch.report()
@@ -276,7 +276,7 @@ def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
         torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE))
     with linearize(exclude=["sample()"]):
         torch.testing.assert_close(compiled(IMAGE), Model().stn(IMAGE), rtol=0, atol=0)
-    with linearize(seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
+    with linearize(sampling=paper(), seed=0), pytest.raises(Exception, match=r"call torch\.manual_seed"):
         compiled(IMAGE)
 
 
@@ -284,7 +284,7 @@ def test_a_compiled_model_in_a_block_is_swapped_in_one_graph():
 def test_a_seed_in_a_compiled_graph_is_one_clear_error(fullgraph):
     torch.compiler.reset()
     model = Model()
-    patch = linearize(model, seed=0)
+    patch = linearize(model, sampling=paper(), seed=0)
     with pytest.raises(RuntimeError) as told:
         torch.compile(model, fullgraph=fullgraph, backend="eager")(IMAGE)
     assert str(told.value).startswith("RuntimeError: linearize(seed=...) cannot be used with torch.compile")
