@@ -329,38 +329,10 @@ _IN_GRAPH = (
     "grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that samples "
     "plainly, remove the patch before"
 )
-_SEED_IN_GRAPH)
-        self._table.add(stack.frames, modules, call, outcome)
-        if outcome.swap and call is not None and call.align_corners is None:
-            call_stack.warn(_ALIGN_CORNERS, stack.frames)
-        if outcome.swap and (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
-            call_stack.warn(_IN_GRAPH, stack.frames)
-        return outcome.swap
-
-    def _take_off(self, why: str) -> None:
-        patched.take_off(self, self._patched)
-        self._removed = why
-
-    def _unmatched(self) -> list[str]:
-        return [pattern for pattern in (*(self._include or ()), *self._exclude) if pattern not in self._matched]
-
-    def _warn_of_unmatched(self) -> None:
-        if unmatched := self._unmatched():
-            warnings.warn(f"{unmatched} matched no call: patch.report() shows the calls there were", stacklevel=3)
-
-
-# The warning of F.grid_sample itself.
-_ALIGN_CORNERS = (
-    "Default grid_sample and affine_grid behavior has changed to align_corners=False since 1.3.0. Please specify "
-    "align_corners=True if the old behavior is desired. See the documentation of grid_sample for details."
-)
-_IN_GRAPH = (
-    "a call that linearize() swapped is being traced or exported. The graph holds operators of lms_geometry instead "
-    "of grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that samples plainly, remove the patch before"
-)
 _SEED_IN_GRAPH = (
-    "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
-    "the seed out and call torch.manual_seed()"
+    "a call that linearize() swapped is being traced or exported. The graph holds operators of lms_geometry instead of "
+    "grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that samples "
+    "plainly, remove the patch before"
 )
 
 
