@@ -88,7 +88,7 @@ struct edges {
 struct nodes {
     int count, squares;
     float *x, *y;            /* source pixels, after padding */
-    float *turn_x, *turn_y;  /* -1 where reflection has turned the axis around */
+    float *rate_x, *rate_y;  /* derivative of x and y by what they were before padding: -1, 0 or 1 */
     float *weight, *moment;  /* in the mean of the area or of the edge, and in the edge's first moment */
     float *column, *row;     /* the first texel of each square */
     int32_t *texel;          /* its place in the plane */

@@ -369,8 +369,8 @@ static void area_centres(const struct areas *a, struct nodes *n)
     }
 }
 
-/* Mirror a block of coordinates at the ends of the image until they are inside, and note which the wrong way around. */
-static void area_reflect(float *x, float *turn, float last, float shift)
+/* Mirror a block of coordinates at the ends of the image until they are inside, and note which run backwards then. */
+static void area_reflect(float *x, float *rate, float last, float shift)
 {
     const float period = 2 * (last + 2 * shift);
     float turns[BLOCK];
@@ -379,25 +379,29 @@ static void area_reflect(float *x, float *turn, float last, float shift)
         const float from_end = x[i] + shift, rest = fabsf(from_end) - (int32_t)turns[i] * period;
         const int back = period - rest < rest;
         x[i] = (back ? period - rest : rest) - shift;
-        turn[i] = (from_end < 0) != back ? -1 : 1;
+        rate[i] = (from_end < 0) != back ? -1 : 1;
     }
 }
 
-/* Bring the nodes into the image, unless its surroundings are 0. */
+/* Bring the nodes into the image, unless its surroundings are 0, and note how fast they then move. */
 static void area_pad(const struct area_job *job, struct nodes *n)
 {
     const float last_x = job->width - 1, last_y = job->height - 1, shift = job->align_corners ? 0 : 0.5f;
-    if (job->padding == ZEROS)
-        return;
     for (int k = 0; k < n->count; k++) {
         float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
+        float *rate_x = n->rate_x + k * BLOCK, *rate_y = n->rate_y + k * BLOCK;
+        EACH(i) rate_x[i] = rate_y[i] = 1;
+        if (job->padding == ZEROS)
+            continue;
         if (job->padding == REFLECTION) {
-            area_reflect(x, n->turn_x + k * BLOCK, last_x, shift);
-            area_reflect(y, n->turn_y + k * BLOCK, last_y, shift);
+            area_reflect(x, rate_x, last_x, shift);
+            area_reflect(y, rate_y, last_y, shift);
         }
         EACH(i) {
             x[i] = clamp(x[i], 0, last_x);
             y[i] = clamp(y[i], 0, last_y);
+            rate_x[i] = (x[i] > 0) & (x[i] < last_x) ? rate_x[i] : 0;
+            rate_y[i] = (y[i] > 0) & (y[i] < last_y) ? rate_y[i] : 0;
         }
     }
 }

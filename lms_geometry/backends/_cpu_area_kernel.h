@@ -32,7 +32,7 @@ static int area_allocate(struct area_job *job, struct nodes *n)
         job->out_of_memory = 1;
         return 0;
     }
-    float **parts[] = {&n->x, &n->y, &n->turn_x, &n->turn_y, &n->weight, &n->moment, &n->column, &n->row};
+    float **parts[] = {&n->x, &n->y, &n->rate_x, &n->rate_y, &n->weight, &n->moment, &n->column, &n->row};
     for (int i = 0; i < 8; i++, next += plane)
         *parts[i] = next;
     n->texel = (int32_t *)next;
@@ -197,19 +197,20 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, in
 /* How the weight of a texel changes with the place of a bilinear read; at a texel, to the right. */
 ALWAYS_INLINE float area_tent_slope(float place_here, int texel)
 {
-    return place_here >= texel ? (place_here < texel + 1 ? -1 : 0) : (place_here >= texel - 1 ? 1 : 0);
+    const int before = (place_here >= texel - 1) & (place_here < texel);
+    const int after = (place_here >= texel) & (place_here < texel + 1);
+    return before - after;
 }
 
 /* Read a few nodes of one axis's edges from the contracted texels, and add them up. Those of the low edge come first. */
-ALWAYS_INLINE void area_add_nodes(const struct area_job *job, const struct nodes *n, int first, int low, int axis,
+ALWAYS_INLINE void area_add_nodes(const struct nodes *n, int first, int low, int axis,
                                   const int side, const int nodes, const int narrow, struct edges *e)
 {
-    const float last_x = job->width - 1, last_y = job->height - 1, share = n->count == 1 ? 1 : 0.25f;
-    const int reflection = job->padding == REFLECTION, inside_only = job->padding != ZEROS;
+    const float share = n->count == 1 ? 1 : 0.25f;
     const int square = side == WINDOW ? 0 : first;
     const float *x = n->x + first * BLOCK, *y = n->y + first * BLOCK;
     const float *weight = n->weight + first * BLOCK, *moment = n->moment + first * BLOCK;
-    const float *turn_x = n->turn_x + first * BLOCK, *turn_y = n->turn_y + first * BLOCK;
+    const float *rate_x = n->rate_x + first * BLOCK, *rate_y = n->rate_y + first * BLOCK;
     const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
     const float *sums = n->of_texel + square * side * side * BLOCK;
     float *difference = e->difference[axis], *grown = e->grown[axis], *turned = e->turned[axis];
@@ -239,10 +240,8 @@ ALWAYS_INLINE void area_add_nodes(const struct area_job *job, const struct nodes
             change += sign * (weight_here * read_here);
             turn += sign * (moment[k * BLOCK + i] * read_here);
             if (narrow) {
-                const int fixed_x = inside_only & !((x_here > 0) & (x_here < last_x));
-                const int fixed_y = inside_only & !((y_here > 0) & (y_here < last_y));
-                slope_x += fixed_x ? 0 : weight_here * read_x * (reflection ? turn_x[k * BLOCK + i] : 1);
-                slope_y += fixed_y ? 0 : weight_here * read_y * (reflection ? turn_y[k * BLOCK + i] : 1);
+                slope_x += weight_here * read_x * rate_x[k * BLOCK + i];
+                slope_y += weight_here * read_y * rate_y[k * BLOCK + i];
             }
         }
         difference[i] += change;
@@ -256,22 +255,22 @@ ALWAYS_INLINE void area_add_nodes(const struct area_job *job, const struct nodes
 }
 
 /* The sums over all nodes. Where there is one only, the centre, texel differences are all there is. */
-ALWAYS_INLINE void area_combine(const struct area_job *job, const struct nodes *n, const int side, const int narrow,
+ALWAYS_INLINE void area_combine(const struct nodes *n, const int side, const int narrow,
                                 const struct areas *a, struct edges *e)
 {
     memset(e, 0, sizeof *e);
     if (n->count == 1) {
-        area_add_nodes(job, n, 0, 0, 0, side, 1, narrow, e);
+        area_add_nodes(n, 0, 0, 0, side, 1, narrow, e);
         return;
     }
     for (int axis = 0, k = 0; axis < 2; axis++) {
         const int count = axis == 0 ? a->along_y.count : a->along_x.count;
-        if (side == WINDOW && count == 2) {
-            area_add_nodes(job, n, k, 2, axis, side, 4, narrow, e);
+        if (side == WINDOW && count == 2 && !narrow) {
+            area_add_nodes(n, k, 2, axis, side, 4, narrow, e);
             k += 4;
         } else
             for (int j = 0; j < 2 * count; j++, k++)
-                area_add_nodes(job, n, k, j < count, axis, side, 1, narrow, e);
+                area_add_nodes(n, k, j < count, axis, side, 1, narrow, e);
     }
 }
 
@@ -385,7 +384,7 @@ static void area_block_gradient(const struct area_job *job, struct areas *a, str
         area_pad(job, n);
         area_squares(job, n);
         area_contract(job, n, image, first, pixels_here, 2);
-        area_combine(job, n, 2, 1, a, &e);
+        area_combine(n, 2, 1, a, &e);
         memcpy(x, e.texels[0], sizeof e.texels[0]);
         memcpy(y, e.texels[1], sizeof e.texels[1]);
         memset(by_jacobian, 0, 4 * BLOCK * sizeof(float));
@@ -396,15 +395,15 @@ static void area_block_gradient(const struct area_job *job, struct areas *a, str
     if (area_squares(job, n) == WINDOW) {
         area_contract(job, n, image, first, pixels_here, WINDOW);
         if (a->narrow)
-            area_combine(job, n, WINDOW, 1, a, &e);
+            area_combine(n, WINDOW, 1, a, &e);
         else
-            area_combine(job, n, WINDOW, 0, a, &e);
+            area_combine(n, WINDOW, 0, a, &e);
     } else {
         area_contract(job, n, image, first, pixels_here, 2);
         if (a->narrow)
-            area_combine(job, n, 2, 1, a, &e);
+            area_combine(n, 2, 1, a, &e);
         else
-            area_combine(job, n, 2, 0, a, &e);
+            area_combine(n, 2, 0, a, &e);
     }
     float product[BLOCK] = {0};
     for (int64_t c = 0; c < job->channels; c++) {
