@@ -29,7 +29,7 @@ struct area_job {
 };
 
 enum {
-    WINDOW = 4,           /* side of a square of texels that all nodes of a small area read from */
+    WINDOW = 4,           /* largest side of a window of texels that all nodes of a small area are read from */
     CHANNELS_AT_ONCE = 8, /* channels that are read for one pixel before the next */
     PLANES_AT_ONCE = 3,   /* channels that share a load of weights */
     SEARCH_GRAIN = 64     /* blocks that a thread takes at a time in a search for areas */
@@ -43,7 +43,7 @@ enum {
 #define GAUSS 0.28867513459481287f
 #define NEARLY_EQUAL 1e-3f
 
-/* The span of nodes, in texels, that a window holds. One of 2 would do, were it not for rounding. */
+/* The span of nodes, in texels, that a window of WINDOW texels holds. One of 2 would do, were it not for rounding. */
 #define LARGEST_SPAN 1.99f
 
 /* The rule of the nodes along one axis of the area. */
@@ -83,17 +83,15 @@ struct edges {
     float difference[2][BLOCK], grown[2][BLOCK], turned[2][BLOCK], texels[2][BLOCK];
 };
 
-/* Nodes, BLOCK numbers each, and the squares of texels they are read from: one for all nodes, of WINDOW texels a side,
- * or one for each, of 2 texels a side. */
+/* Nodes, BLOCK numbers each, and the windows of texels they are read from: one for all nodes, of WINDOW columns and of
+ * WINDOW rows or one less, or one for each, of 2 x 2 texels. */
 struct nodes {
-    int count, squares;
+    int count, windows;
     float *x, *y;            /* source pixels, after padding */
     float *rate_x, *rate_y;  /* derivative of x and y by what they were before padding: -1, 0 or 1 */
     float *weight, *moment;  /* in the mean of the area or of the edge, and in the edge's first moment */
-    float *column, *row;     /* the first texel of each square */
+    float *column, *row;     /* the first texel of each window */
     int32_t *texel;          /* its place in the plane */
-    float *of_texel;         /* weight, or gradient times intensity, of every texel of a square, BLOCK numbers each */
+    float *of_texel;         /* weight, or gradient times intensity, of every texel of a window, BLOCK numbers each */
     float *by_pixel;         /* the weights again, those of a pixel side by side */
 };
-
-#define UNROLLED PRAGMA(GCC unroll 4)

@@ -19,7 +19,7 @@
 #define area_centres NAME(area_centres)
 #define area_reflect NAME(area_reflect)
 #define area_pad NAME(area_pad)
-#define area_squares NAME(area_squares)
+#define area_windows NAME(area_windows)
 
 /* Source pixels per grid unit along an axis of so many texels. */
 ALWAYS_INLINE float area_half(const struct area_job *job, int64_t size)
@@ -187,7 +187,7 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
     const int count = job->count;
     const float full = (count - 1) / (2.f * count), inner = (count - 2.f) / count, each = 1.f / count;
     const float per_range = 1 / (ALL_NODES - TWO_NODES);
-    float squares = 0; /* the sum of the squares of the inner positions */
+    float spread = 0; /* the sum of the squares of the inner positions */
     int is_long = 0;
     for (int i = 0; i < BLOCK; i++)
         is_long |= x[i] * x[i] + y[i] * y[i] > TWO_NODES * TWO_NODES;
@@ -201,14 +201,14 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
         return;
     }
     for (int k = 1; k < count - 1; k++)
-        squares += ((k + 0.5f) / count - 0.5f) * ((k + 0.5f) / count - 0.5f);
+        spread += ((k + 0.5f) / count - 0.5f) * ((k + 0.5f) / count - 0.5f);
     EACH(i) {
         const float share = clamp((sqrtf(x[i] * x[i] + y[i] * y[i]) - TWO_NODES) * per_range, 0, 1);
         const float outer = GAUSS + share * (full - GAUSS), weight = (1 - share * inner) / 2;
         rule->outer[i] = outer;
         rule->weight[i] = weight;
         rule->inner[i] = share * each;
-        rule->moment[i] = 1 / (12 * (2 * weight * outer * outer + share * each * squares));
+        rule->moment[i] = 1 / (12 * (2 * weight * outer * outer + share * each * spread));
     }
 }
 
@@ -406,12 +406,12 @@ static void area_pad(const struct area_job *job, struct nodes *n)
     }
 }
 
-/* Choose the squares of texels that the nodes are read from. A texel that a node does not reach, or that is outside, has
- * the weight 0 there. Returns the side of a square. */
-static int area_squares(const struct area_job *job, struct nodes *n)
+/* Choose the windows of texels that the nodes are read from. A texel that a node does not reach, or that is outside, has
+ * the weight 0 there. Returns the number of rows of a window. */
+static int area_windows(const struct area_job *job, struct nodes *n)
 {
     float low_x[BLOCK], low_y[BLOCK], high_x[BLOCK], high_y[BLOCK];
-    int wide = 0;
+    int wide = 0, high = 0;
     EACH(i) {
         low_x[i] = high_x[i] = n->x[i];
         low_y[i] = high_y[i] = n->y[i];
@@ -425,14 +425,17 @@ static int area_squares(const struct area_job *job, struct nodes *n)
             high_y[i] = y[i] > high_y[i] ? y[i] : high_y[i];
         }
     }
-    for (int i = 0; i < BLOCK; i++)
-        wide |= (high_x[i] - low_x[i] > LARGEST_SPAN) | (high_y[i] - low_y[i] > LARGEST_SPAN);
+    for (int i = 0; i < BLOCK; i++) {
+        const float span_x = high_x[i] - low_x[i], span_y = high_y[i] - low_y[i];
+        wide |= (span_x > LARGEST_SPAN) | (span_y > LARGEST_SPAN);
+        high |= span_y > LARGEST_SPAN - 1;
+    }
     const int one = n->count > 1 && !wide && job->width >= WINDOW && job->height >= WINDOW;
-    const int side = one ? WINDOW : 2;
+    const int rows = one ? high ? WINDOW : WINDOW - 1 : 2;
     const int32_t width = job->width;
-    const float last_x = job->width - side, last_y = job->height - side;
-    n->squares = one ? 1 : n->count;
-    for (int k = 0; k < n->squares; k++) {
+    const float last_x = job->width - (one ? WINDOW : 2), last_y = job->height - rows;
+    n->windows = one ? 1 : n->count;
+    for (int k = 0; k < n->windows; k++) {
         const float *x = one ? low_x : n->x + k * BLOCK, *y = one ? low_y : n->y + k * BLOCK;
         float *column = n->column + k * BLOCK, *row = n->row + k * BLOCK;
         int32_t *texel = n->texel + k * BLOCK;
@@ -447,5 +450,5 @@ static int area_squares(const struct area_job *job, struct nodes *n)
             texel[i] = row_here * width + column_here;
         }
     }
-    return side;
+    return rows;
 }

@@ -1,5 +1,5 @@
 /* Reading the nodes of the areas, and the jobs of the threads. Everything is linear in the texels, so a pixel's nodes are
- * read from squares of texels (area_squares): the value is a weighted sum over each square, and a gradient first sums
+ * read from windows of texels (area_windows): the value is a weighted sum over each window, and a gradient first sums
  * gradient times intensity over the channels, texel by texel, and then reads its nodes from that. */
 
 #define area_allocate NAME(area_allocate)
@@ -13,6 +13,7 @@
 #define area_contract NAME(area_contract)
 #define area_add_nodes NAME(area_add_nodes)
 #define area_combine NAME(area_combine)
+#define area_sum_edges NAME(area_sum_edges)
 #define area_scatter NAME(area_scatter)
 #define area_search NAME(area_search)
 #define area_mean NAME(area_mean)
@@ -41,11 +42,14 @@ static int area_allocate(struct area_job *job, struct nodes *n)
     return 1;
 }
 
-/* Four texels of a square: a row of a window, or the whole of a square of 2 x 2. */
-ALWAYS_INLINE float4 area_row(const float *texel, int64_t width, const int side, int row)
+/* Texels in a row of a window of so many rows. */
+#define COLUMNS(rows) ((rows) == 2 ? 2 : WINDOW)
+
+/* Four texels of a window: a row of it, or the whole of one of 2 x 2. */
+ALWAYS_INLINE float4 area_row(const float *texel, int64_t width, const int rows, int row)
 {
     float4 read;
-    if (side == WINDOW)
+    if (rows > 2)
         memcpy(&read, texel + row * width, 16);
     else {
         double above, below;
@@ -56,73 +60,74 @@ ALWAYS_INLINE float4 area_row(const float *texel, int64_t width, const int side,
     return read;
 }
 
-/* Add a few nodes' weights to those of the texels of a square, or put them there. */
-ALWAYS_INLINE void area_add_weights(const struct nodes *n, int first, int square, const int side, const int nodes,
+/* Add a few nodes' weights to those of the texels of a window, or put them there. */
+ALWAYS_INLINE void area_add_weights(const struct nodes *n, int first, int window, const int rows, const int nodes,
                                     const int add)
 {
     const float *x = n->x + first * BLOCK, *y = n->y + first * BLOCK, *weight = n->weight + first * BLOCK;
-    const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
-    float *weights = n->of_texel + square * side * side * BLOCK;
+    const float *column = n->column + window * BLOCK, *row = n->row + window * BLOCK;
+    float *weights = n->of_texel + window * rows * COLUMNS(rows) * BLOCK;
     EACH(i) {
         float along_x[4][WINDOW], along_y[4][WINDOW];
-        UNROLLED for (int k = 0; k < nodes; k++)
-            UNROLLED for (int c = 0; c < side; c++) {
+        for (int k = 0; k < nodes; k++) {
+            for (int c = 0; c < COLUMNS(rows); c++)
                 along_x[k][c] = tent(x[k * BLOCK + i] - column[i] - c);
-                along_y[k][c] = weight[k * BLOCK + i] * tent(y[k * BLOCK + i] - row[i] - c);
-            }
-        UNROLLED for (int r = 0; r < side; r++)
-            UNROLLED for (int c = 0; c < side; c++) {
-                float *to = weights + (r * side + c) * BLOCK + i;
+            for (int r = 0; r < rows; r++)
+                along_y[k][r] = weight[k * BLOCK + i] * tent(y[k * BLOCK + i] - row[i] - r);
+        }
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < COLUMNS(rows); c++) {
+                float *to = weights + (r * COLUMNS(rows) + c) * BLOCK + i;
                 float total = add ? *to : 0;
-                UNROLLED for (int k = 0; k < nodes; k++)
+                for (int k = 0; k < nodes; k++)
                     total += along_y[k][r] * along_x[k][c];
                 *to = total;
             }
     }
 }
 
-/* The weights of the texels in the means over the areas, those of a pixel side by side. */
-ALWAYS_INLINE void area_weigh(struct nodes *n, const int side)
+/* The weights of the texels in the means over the areas, those of a pixel rows by rows. */
+ALWAYS_INLINE void area_weigh(struct nodes *n, const int rows)
 {
-    for (int square = 0; square < n->squares; square++) {
-        if (side == WINDOW) {
-            area_add_weights(n, 0, 0, side, 4, 0);
+    for (int window = 0; window < n->windows; window++) {
+        if (rows > 2) {
+            area_add_weights(n, 0, 0, rows, 4, 0);
             int k = 4;
             for (; k + 4 <= n->count; k += 4)
-                area_add_weights(n, k, 0, side, 4, 1);
+                area_add_weights(n, k, 0, rows, 4, 1);
             for (; k < n->count; k++)
-                area_add_weights(n, k, 0, side, 1, 1);
+                area_add_weights(n, k, 0, rows, 1, 1);
         } else
-            area_add_weights(n, square, square, side, 1, 0);
+            area_add_weights(n, window, window, rows, 1, 0);
         for (int i = 0; i < BLOCK; i += 4)
-            UNROLLED for (int r = 0; r < side * side; r += 4) {
+            for (int r = 0; r < rows * COLUMNS(rows); r += 4) {
                 float4 turned[4];
-                UNROLLED for (int t = 0; t < 4; t++)
-                    memcpy(turned + t, n->of_texel + (square * side * side + r + t) * BLOCK + i, 16);
+                for (int t = 0; t < 4; t++)
+                    memcpy(turned + t, n->of_texel + (window * rows * COLUMNS(rows) + r + t) * BLOCK + i, 16);
                 transpose(turned);
-                UNROLLED for (int j = 0; j < 4; j++)
-                    memcpy(n->by_pixel + (square * BLOCK + i + j) * side * side + r, turned + j, 16);
+                for (int j = 0; j < 4; j++)
+                    memcpy(n->by_pixel + (window * BLOCK + i + j) * rows * COLUMNS(rows) + r, turned + j, 16);
             }
     }
 }
 
 /* The values of a block, in a few planes at once. */
 ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nodes *n, const float *input, int pixels_here,
-                                    const int side, const int planes, float *value)
+                                    const int rows, const int planes, float *value)
 {
     const int64_t plane = job->height * job->width, width = job->width, pixels = job->out_height * job->out_width;
-    const int squares = side == WINDOW ? 1 : n->squares;
+    const int windows = rows > 2 ? 1 : n->windows;
     for (int i = 0; i < pixels_here; i += 4) {
         float4 sums[PLANES_AT_ONCE][4];
-        UNROLLED for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; j++) {
             float4 values[PLANES_AT_ONCE] = {{0}};
-            for (int64_t square = 0, at = i + j; square < squares; square++, at += BLOCK) {
-                const float *texel = input + n->texel[at], *weights = n->by_pixel + at * side * side;
-                UNROLLED for (int r = 0; r < side * side / 4; r++) {
+            for (int64_t window = 0, at = i + j; window < windows; window++, at += BLOCK) {
+                const float *texel = input + n->texel[at], *weights = n->by_pixel + at * rows * COLUMNS(rows);
+                for (int r = 0; r < rows * COLUMNS(rows) / 4; r++) {
                     float4 weight;
                     memcpy(&weight, weights + 4 * r, 16);
                     for (int c = 0; c < planes; c++)
-                        values[c] += weight * area_row(texel + c * plane, width, side, r);
+                        values[c] += weight * area_row(texel + c * plane, width, rows, r);
                 }
             }
             for (int c = 0; c < planes; c++)
@@ -139,22 +144,22 @@ ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nod
 }
 
 ALWAYS_INLINE void area_read(const struct area_job *job, struct nodes *n, int64_t image, int64_t first, int pixels_here,
-                             const int side)
+                             const int rows)
 {
     const int64_t pixels = job->out_height * job->out_width, channels = job->channels, plane = job->height * job->width;
     const float *input = job->input + image * job->next_input;
     float *value = job->value + image * channels * pixels + first;
-    area_weigh(n, side);
+    area_weigh(n, rows);
     int64_t c = 0;
     for (; c + PLANES_AT_ONCE <= channels; c += PLANES_AT_ONCE)
-        area_read_planes(job, n, input + c * plane, pixels_here, side, PLANES_AT_ONCE, value + c * pixels);
+        area_read_planes(job, n, input + c * plane, pixels_here, rows, PLANES_AT_ONCE, value + c * pixels);
     for (; c < channels; c++)
-        area_read_planes(job, n, input + c * plane, pixels_here, side, 1, value + c * pixels);
+        area_read_planes(job, n, input + c * plane, pixels_here, rows, 1, value + c * pixels);
 }
 
-/* Gradient times intensity, summed over the channels, of every texel of the squares. */
+/* Gradient times intensity, summed over the channels, of every texel of the windows. */
 ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, int64_t image, int64_t first,
-                                 int pixels_here, const int side)
+                                 int pixels_here, const int rows)
 {
     const int64_t pixels = job->out_height * job->out_width, plane = job->height * job->width, width = job->width;
     const float *input = job->input + image * job->next_input;
@@ -168,21 +173,21 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, in
             if (pixels_here < BLOCK)
                 weights[c] = memcpy(memset(last[c], 0, sizeof last[c]), weights[c], 4 * pixels_here);
         }
-        for (int square = 0; square < n->squares; square++)
+        for (int window = 0; window < n->windows; window++)
             for (int i = 0; i < pixels_here; i += 4) {
-                const int32_t *texel = n->texel + square * BLOCK + i;
-                float *sums = n->of_texel + square * side * side * BLOCK + i;
+                const int32_t *texel = n->texel + window * BLOCK + i;
+                float *sums = n->of_texel + window * rows * COLUMNS(rows) * BLOCK + i;
                 float4 four[WINDOW][4] = {{{0}}};
                 for (int c = 0; c < together; c++)
-                    UNROLLED for (int j = 0; j < 4; j++) {
+                    for (int j = 0; j < 4; j++) {
                         const float *at = input + (channel + c) * plane + texel[j];
                         const float weight = weights[c][i + j];
-                        UNROLLED for (int r = 0; r < side * side / 4; r++)
-                            four[r][j] += weight * area_row(at, width, side, r);
+                        for (int r = 0; r < rows * COLUMNS(rows) / 4; r++)
+                            four[r][j] += weight * area_row(at, width, rows, r);
                     }
-                UNROLLED for (int r = 0; r < side * side / 4; r++) {
+                for (int r = 0; r < rows * COLUMNS(rows) / 4; r++) {
                     transpose(four[r]);
-                    UNROLLED for (int t = 0; t < 4; t++) {
+                    for (int t = 0; t < 4; t++) {
                         float4 sum_here = {0};
                         if (channel > 0)
                             memcpy(&sum_here, sums + (4 * r + t) * BLOCK, 16);
@@ -204,28 +209,28 @@ ALWAYS_INLINE float area_tent_slope(float place_here, int texel)
 
 /* Read a few nodes of one axis's edges from the contracted texels, and add them up. Those of the low edge come first. */
 ALWAYS_INLINE void area_add_nodes(const struct nodes *n, int first, int low, int axis,
-                                  const int side, const int nodes, const int narrow, struct edges *e)
+                                  const int rows, const int nodes, const int narrow, struct edges *e)
 {
     const float share = n->count == 1 ? 1 : 0.25f;
-    const int square = side == WINDOW ? 0 : first;
+    const int window = rows > 2 ? 0 : first;
     const float *x = n->x + first * BLOCK, *y = n->y + first * BLOCK;
     const float *weight = n->weight + first * BLOCK, *moment = n->moment + first * BLOCK;
     const float *rate_x = n->rate_x + first * BLOCK, *rate_y = n->rate_y + first * BLOCK;
-    const float *column = n->column + square * BLOCK, *row = n->row + square * BLOCK;
-    const float *sums = n->of_texel + square * side * side * BLOCK;
+    const float *column = n->column + window * BLOCK, *row = n->row + window * BLOCK;
+    const float *sums = n->of_texel + window * rows * COLUMNS(rows) * BLOCK;
     float *difference = e->difference[axis], *grown = e->grown[axis], *turned = e->turned[axis];
     float *texels_x = e->texels[0], *texels_y = e->texels[1];
     EACH(i) {
         float change = 0, mean = 0, turn = 0, slope_x = 0, slope_y = 0;
-        UNROLLED for (int k = 0; k < nodes; k++) {
+        for (int k = 0; k < nodes; k++) {
             const float x_here = x[k * BLOCK + i], y_here = y[k * BLOCK + i], weight_here = weight[k * BLOCK + i];
             const float place_x = x_here - column[i], place_y = y_here - row[i];
             const float sign = k < low ? -1 : 1;
             float read_here = 0, read_x = 0, read_y = 0;
-            UNROLLED for (int r = 0; r < side; r++) {
+            for (int r = 0; r < rows; r++) {
                 float along = 0, along_slope = 0;
-                UNROLLED for (int c = 0; c < side; c++) {
-                    const float texel = sums[(r * side + c) * BLOCK + i];
+                for (int c = 0; c < COLUMNS(rows); c++) {
+                    const float texel = sums[(r * COLUMNS(rows) + c) * BLOCK + i];
                     along += tent(place_x - c) * texel;
                     if (narrow)
                         along_slope += area_tent_slope(place_x, c) * texel;
@@ -255,29 +260,29 @@ ALWAYS_INLINE void area_add_nodes(const struct nodes *n, int first, int low, int
 }
 
 /* The sums over all nodes. Where there is one only, the centre, texel differences are all there is. */
-ALWAYS_INLINE void area_combine(const struct nodes *n, const int side, const int narrow,
+ALWAYS_INLINE void area_combine(const struct nodes *n, const int rows, const int narrow,
                                 const struct areas *a, struct edges *e)
 {
     memset(e, 0, sizeof *e);
     if (n->count == 1) {
-        area_add_nodes(n, 0, 0, 0, side, 1, narrow, e);
+        area_add_nodes(n, 0, 0, 0, rows, 1, narrow, e);
         return;
     }
     for (int axis = 0, k = 0; axis < 2; axis++) {
         const int count = axis == 0 ? a->along_y.count : a->along_x.count;
-        if (side == WINDOW && count == 2 && !narrow) {
-            area_add_nodes(n, k, 2, axis, side, 4, narrow, e);
+        if (rows > 2 && count == 2 && !narrow) {
+            area_add_nodes(n, k, 2, axis, rows, 4, narrow, e);
             k += 4;
         } else
             for (int j = 0; j < 2 * count; j++, k++)
-                area_add_nodes(n, k, j < count, axis, side, 1, narrow, e);
+                area_add_nodes(n, k, j < count, axis, rows, 1, narrow, e);
     }
 }
 
-/* Add gradient times weight to the texels of the squares, in a few planes at once. Pixels that follow each other share
+/* Add gradient times weight to the texels of the windows, in a few planes at once. Pixels that follow each other share
  * texels, and a processor waits for a store that a load half overlaps. So pixels far from each other take turns. */
 ALWAYS_INLINE void area_scatter(const struct area_job *job, const struct nodes *n, const float *given, float *image,
-                                int together, int pixels_here, const int side)
+                                int together, int pixels_here, const int rows)
 {
     const int64_t plane = job->height * job->width, width = job->width, pixels = job->out_height * job->out_width;
     float weights[CHANNELS_AT_ONCE][BLOCK] = {{0}};
@@ -287,16 +292,16 @@ ALWAYS_INLINE void area_scatter(const struct area_job *job, const struct nodes *
         const int i = turn % 4 * (BLOCK / 4) + turn / 4;
         if (i >= pixels_here)
             continue;
-        for (int64_t square = 0, at = i; square < n->squares; square++, at += BLOCK) {
+        for (int64_t window = 0, at = i; window < n->windows; window++, at += BLOCK) {
             float *texel = image + n->texel[at];
             float4 by_row[WINDOW];
-            memcpy(by_row, n->by_pixel + at * side * side, 4 * side * side);
+            memcpy(by_row, n->by_pixel + at * rows * COLUMNS(rows), 4 * rows * COLUMNS(rows));
             for (int c = 0; c < together; c++) {
                 const float weight = weights[c][i];
-                UNROLLED for (int r = 0; r < side * side / 4; r++) {
+                for (int r = 0; r < rows * COLUMNS(rows) / 4; r++) {
                     float *to = texel + c * plane + r * width;
-                    const float4 sum_here = area_row(texel + c * plane, width, side, r) + weight * by_row[r];
-                    if (side == WINDOW)
+                    const float4 sum_here = area_row(texel + c * plane, width, rows, r) + weight * by_row[r];
+                    if (rows > 2)
                         memcpy(to, &sum_here, 16);
                     else {
                         memcpy(to, &sum_here, 8);
@@ -342,7 +347,7 @@ void area_mean(struct area_job *job)
     struct nodes n;
     if (!area_allocate(job, &n))
         return;
-    int any_plain = 0;
+    int any_plain = 0, any_unusable = 0;
     for (;;) {
         const int64_t begin = __atomic_fetch_add(&job->taken, GRAIN, __ATOMIC_RELAXED);
         const int64_t end = begin + GRAIN < items ? begin + GRAIN : items;
@@ -352,7 +357,10 @@ void area_mean(struct area_job *job)
             const int64_t image = item / blocks, first = item % blocks * BLOCK;
             const int pixels_here = pixels - first < BLOCK ? pixels - first : BLOCK;
             uint8_t plain[BLOCK];
-            if (!area_locate(job, image, first, &a)) {
+            const int shrinks = area_locate(job, image, first, &a);
+            for (int i = 0; i < BLOCK; i++)
+                any_unusable |= (a.unit_x[i] == 0) | (a.unit_y[i] == 0);
+            if (!shrinks) {
                 memset(job->plain + image * pixels + first, 1, pixels_here);
                 any_plain = 1;
                 continue;
@@ -362,15 +370,30 @@ void area_mean(struct area_job *job)
             any_plain |= memchr(plain, 1, pixels_here) != NULL;
             area_nodes(&a, &n);
             area_pad(job, &n);
-            if (area_squares(job, &n) == WINDOW)
-                area_read(job, &n, image, first, pixels_here, WINDOW);
+            const int rows = area_windows(job, &n);
+            if (rows == 3)
+                area_read(job, &n, image, first, pixels_here, 3);
+            else if (rows == 4)
+                area_read(job, &n, image, first, pixels_here, 4);
             else
                 area_read(job, &n, image, first, pixels_here, 2);
         }
     }
     if (any_plain)
         __atomic_store_n(&job->any_plain, 1, __ATOMIC_RELAXED);
+    if (any_unusable)
+        __atomic_store_n(&job->any_unusable, 1, __ATOMIC_RELAXED);
     free(n.x);
+}
+
+ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, const struct areas *a, int64_t image,
+                                  int64_t first, int pixels_here, const int rows, struct edges *e)
+{
+    area_contract(job, n, image, first, pixels_here, rows);
+    if (a->narrow)
+        area_combine(n, rows, 1, a, e);
+    else
+        area_combine(n, rows, 0, a, e);
 }
 
 /* The gradients of a block, for the centres and for the Jacobians. */
@@ -382,7 +405,7 @@ static void area_block_gradient(const struct area_job *job, struct areas *a, str
     if (!area_locate(job, image, first, a)) {
         area_centres(a, n);
         area_pad(job, n);
-        area_squares(job, n);
+        area_windows(job, n);
         area_contract(job, n, image, first, pixels_here, 2);
         area_combine(n, 2, 1, a, &e);
         memcpy(x, e.texels[0], sizeof e.texels[0]);
@@ -392,19 +415,13 @@ static void area_block_gradient(const struct area_job *job, struct areas *a, str
     }
     area_edges(a, n);
     area_pad(job, n);
-    if (area_squares(job, n) == WINDOW) {
-        area_contract(job, n, image, first, pixels_here, WINDOW);
-        if (a->narrow)
-            area_combine(n, WINDOW, 1, a, &e);
-        else
-            area_combine(n, WINDOW, 0, a, &e);
-    } else {
-        area_contract(job, n, image, first, pixels_here, 2);
-        if (a->narrow)
-            area_combine(n, 2, 1, a, &e);
-        else
-            area_combine(n, 2, 0, a, &e);
-    }
+    const int rows = area_windows(job, n);
+    if (rows == 3)
+        area_sum_edges(job, n, a, image, first, pixels_here, 3, &e);
+    else if (rows == 4)
+        area_sum_edges(job, n, a, image, first, pixels_here, 4, &e);
+    else
+        area_sum_edges(job, n, a, image, first, pixels_here, 2, &e);
     float product[BLOCK] = {0};
     for (int64_t c = 0; c < job->channels; c++) {
         const int64_t at = (image * job->channels + c) * pixels + first;
@@ -549,17 +566,21 @@ void area_image_gradient(struct area_job *job)
             else
                 area_centres(&a, &n);
             area_pad(job, &n);
-            const int side = area_squares(job, &n);
-            if (side == WINDOW)
-                area_weigh(&n, WINDOW);
+            const int rows = area_windows(job, &n);
+            if (rows == 3)
+                area_weigh(&n, 3);
+            else if (rows == 4)
+                area_weigh(&n, 4);
             else
                 area_weigh(&n, 2);
             for (int64_t c = begin; c < end; c += CHANNELS_AT_ONCE) {
                 const int together = end - c < CHANNELS_AT_ONCE ? end - c : CHANNELS_AT_ONCE;
                 const float *given = job->value_gradient + (image * job->channels + c) * pixels + first;
                 float *out = job->image_gradient + (image * job->channels + c) * plane;
-                if (side == WINDOW)
-                    area_scatter(job, &n, given, out, together, m, WINDOW);
+                if (rows == 3)
+                    area_scatter(job, &n, given, out, together, m, 3);
+                else if (rows == 4)
+                    area_scatter(job, &n, given, out, together, m, 4);
                 else
                     area_scatter(job, &n, given, out, together, m, 2);
             }

@@ -45,8 +45,8 @@ def area_mean(
     job.value, job.plain = value.data_ptr(), plain.data_ptr()
     _do("area_mean", job, batch * h * w * count * count * channels)
     if job.any_plain:
-        centre = F.grid_sample(input, usable_points(grid), mode, padding_mode, align_corners)
-        return torch.where(plain.unsqueeze(1), centre, value)
+        centre = F.grid_sample(input, _usable(grid, job), mode, padding_mode, align_corners)
+        torch.where(plain.unsqueeze(1), centre, value, out=value)
     return value
 
 
