@@ -1,15 +1,15 @@
 """What pyproject.toml cannot say: the fused CPU kernel, which is left out where no compiler is found."""
 
-from setuptools import Extension, setup
+from glob import glob
 
-HEADERS = ("_cpu_kernel", "_cpu_area", "_cpu_area_geometry", "_cpu_area_kernel")
+from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
             "lms_geometry.backends._cpu",
             sources=["lms_geometry/backends/_cpu.c"],
-            depends=[f"lms_geometry/backends/{name}.h" for name in HEADERS],
+            depends=glob("lms_geometry/backends/_cpu*.h"),
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             py_limited_api=True,
             optional=True,

@@ -104,14 +104,18 @@ struct samples {
 BEGIN_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 END_TARGET
 #undef NAME
 #define NAME(x) x##_avx2
 BEGIN_TARGET("avx2,fma")
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 END_TARGET
 #undef NAME
 #endif
@@ -119,7 +123,9 @@ END_TARGET
 #define NAME(x) x##_baseline
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 
 /* The widest set of this machine. Python calls that set's `sample` and `gradient`. */
 const char *instruction_set(void)

@@ -1,6 +1,6 @@
-/* The mean over the area of an output pixel and its gradients: what Python hands over (cpu_area.py mirrors the job), and
- * what a block of output pixels keeps. The arithmetic is in _cpu_area_geometry.h and _cpu_area_kernel.h; names are those
- * of area.py. */
+/* The mean over the area of an output pixel and its gradients: what Python hands over (cpu_area.py mirrors the job),
+ * and what a block of output pixels keeps. The arithmetic is in the four files _cpu_area_geometry.h,
+ * _cpu_area_nodes.h, _cpu_area_reads.h and _cpu_area_jobs.h; names are those of area.py. */
 
 /* Offsets count floats; an offset of 0 shares one entry. */
 struct area_job {
@@ -35,8 +35,8 @@ enum {
     SEARCH_GRAIN = 64     /* blocks that a thread takes at a time in a search for areas */
 };
 
-/* Limits of area.py. Square of an extent below which texel differences enter; extents up to which two nodes are enough,
- * and from which on all have equal weight; the nodes of Gauss's rule; singular values that count as equal. */
+/* Limits of area.py. Square of an extent below which texel differences enter; extents up to which two nodes are
+ * enough, and from which on all have equal weight; the nodes of Gauss's rule; singular values that count as equal. */
 #define NARROW 0.25f
 #define TWO_NODES 1.25f
 #define ALL_NODES 2.f
@@ -51,7 +51,7 @@ struct rule {
     float outer[BLOCK], weight[BLOCK]; /* position and weight of the two outer nodes */
     float inner[BLOCK];                /* weight of each inner node */
     float moment[BLOCK];               /* weight in the first moment, over weight times position */
-    int count;                         /* nodes to be read: 2 where no pixel of the block gives weight to the inner ones */
+    int count;                         /* nodes to be read: 2 where the inner ones have no weight in all of the block */
 };
 
 /* The points of a block of output pixels and of their neighbours, x and y in turn, and the pixels' places. */
@@ -77,8 +77,8 @@ struct areas {
 };
 
 /* What the edges say, contracted with the gradient for the value: the difference of the means over two opposite edges,
- * their mean less the value, and the difference of their moments, each for the edges across x and across y; and the mean
- * of the texel differences. */
+ * their mean less the value, and the difference of their moments, each for the edges across x and across y; and the
+ * mean of the texel differences. */
 struct edges {
     float difference[2][BLOCK], grown[2][BLOCK], turned[2][BLOCK], texels[2][BLOCK];
 };
