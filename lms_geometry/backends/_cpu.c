@@ -102,14 +102,18 @@ struct samples {
 BEGIN_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 END_TARGET
 #undef NAME
 #define NAME(x) x##_avx2
 BEGIN_TARGET("avx2,fma")
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 END_TARGET
 #undef NAME
 #endif
@@ -117,7 +121,9 @@ END_TARGET
 #define NAME(x) x##_baseline
 #include "_cpu_kernel.h"
 #include "_cpu_area_geometry.h"
-#include "_cpu_area_kernel.h"
+#include "_cpu_area_nodes.h"
+#include "_cpu_area_reads.h"
+#include "_cpu_area_jobs.h"
 
 /* The widest instruction set of this machine. Python calls `sample` and `gradient` of that set. */
 const char *instruction_set(void)

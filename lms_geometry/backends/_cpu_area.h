@@ -1,6 +1,6 @@
-/* The mean over the area of an output pixel and its gradients: what Python hands over (cpu_area.py mirrors the job), and
- * what a block of output pixels keeps. The arithmetic is in _cpu_area_geometry.h and _cpu_area_kernel.h; names are those
- * of area.py. */
+/* The mean over the area of an output pixel and its gradients: what Python hands over (cpu_area.py mirrors the job),
+ * and what a block of output pixels keeps. The arithmetic is in the four files _cpu_area_geometry.h,
+ * _cpu_area_nodes.h, _cpu_area_reads.h and _cpu_area_jobs.h; names are those of area.py. */
 
 /* Offsets count floats; an offset of 0 shares one entry. */
 struct area_job {
@@ -29,21 +29,21 @@ struct area_job {
 };
 
 enum {
-    WINDOW = 4,           /* side of a square of texels that all nodes of a small area read from */
+    WINDOW = 4,           /* largest side of a window of texels that all nodes of a small area are read from */
     CHANNELS_AT_ONCE = 8, /* channels that are read for one pixel before the next */
     PLANES_AT_ONCE = 3,   /* channels that share a load of weights */
     SEARCH_GRAIN = 64     /* blocks that a thread takes at a time in a search for areas */
 };
 
-/* Limits of area.py. Square of an extent below which texel differences enter; extents up to which two nodes are enough,
- * and from which on all have equal weight; the nodes of Gauss's rule; singular values that count as equal. */
+/* Limits of area.py. Square of an extent below which texel differences enter; extents up to which two nodes are
+ * enough, and from which on all have equal weight; the nodes of Gauss's rule; singular values that count as equal. */
 #define NARROW 0.25f
 #define TWO_NODES 1.25f
 #define ALL_NODES 2.f
 #define GAUSS 0.28867513459481287f
 #define NEARLY_EQUAL 1e-3f
 
-/* The span of nodes, in texels, that a window holds. One of 2 would do, were it not for rounding. */
+/* The span of nodes, in texels, that a window of WINDOW texels holds. One of 2 would do, were it not for rounding. */
 #define LARGEST_SPAN 1.99f
 
 /* The rule of the nodes along one axis of the area. */
@@ -51,7 +51,7 @@ struct rule {
     float outer[BLOCK], weight[BLOCK]; /* position and weight of the two outer nodes */
     float inner[BLOCK];                /* weight of each inner node */
     float moment[BLOCK];               /* weight in the first moment, over weight times position */
-    int count;                         /* nodes to be read: 2 where no pixel of the block gives weight to the inner ones */
+    int count;                         /* nodes to be read: 2 where the inner ones have no weight in all of the block */
 };
 
 /* The points of a block of output pixels and of their neighbours, x and y in turn, and the pixels' places. */
@@ -77,23 +77,21 @@ struct areas {
 };
 
 /* What the edges say, contracted with the gradient for the value: the difference of the means over two opposite edges,
- * their mean less the value, and the difference of their moments, each for the edges across x and across y; and the mean
- * of the texel differences. */
+ * their mean less the value, and the difference of their moments, each for the edges across x and across y; and the
+ * mean of the texel differences. */
 struct edges {
     float difference[2][BLOCK], grown[2][BLOCK], turned[2][BLOCK], texels[2][BLOCK];
 };
 
-/* Nodes, BLOCK numbers each, and the squares of texels they are read from: one for all nodes, of WINDOW texels a side,
- * or one for each, of 2 texels a side. */
+/* Nodes, BLOCK numbers each, and the windows of texels they are read from: one for all nodes, of WINDOW columns and of
+ * WINDOW rows or one less, or one for each, of 2 x 2 texels. */
 struct nodes {
-    int count, squares;
+    int count, windows;
     float *x, *y;            /* source pixels, after padding */
-    float *turn_x, *turn_y;  /* -1 where reflection has turned the axis around */
+    float *rate_x, *rate_y;  /* derivative of x and y by what they were before padding: -1, 0 or 1 */
     float *weight, *moment;  /* in the mean of the area or of the edge, and in the edge's first moment */
-    float *column, *row;     /* the first texel of each square */
+    float *column, *row;     /* the first texel of each window */
     int32_t *texel;          /* its place in the plane */
-    float *of_texel;         /* weight, or gradient times intensity, of every texel of a square, BLOCK numbers each */
+    float *of_texel;         /* weight, or gradient times intensity, of every texel of a window, BLOCK numbers each */
     float *by_pixel;         /* the weights again, those of a pixel side by side */
 };
-
-#define UNROLLED PRAGMA(GCC unroll 4)

@@ -1,25 +1,18 @@
-/* The areas of a block of output pixels, and where their nodes are: the equations of area.py, all pixels at once, in loops
- * that compilers vectorise. _cpu.c includes this once for every instruction set, after _cpu_kernel.h. */
+/* The areas of a block of output pixels: the equations of area.py, all pixels at once, in loops that compilers
+ * vectorise. _cpu.c includes this and the next three files once for every instruction set, after _cpu_kernel.h. */
 
 #define area_half NAME(area_half)
 #define area_points NAME(area_points)
 #define area_neighbours NAME(area_neighbours)
 #define area_step NAME(area_step)
-#define area_is_plain NAME(area_is_plain)
 #define area_jacobian NAME(area_jacobian)
+#define area_is_plain NAME(area_is_plain)
 #define area_usable NAME(area_usable)
 #define area_stretch NAME(area_stretch)
 #define area_extent NAME(area_extent)
 #define area_rule NAME(area_rule)
 #define area_locate NAME(area_locate)
 #define area_slopes NAME(area_slopes)
-#define area_node NAME(area_node)
-#define area_nodes NAME(area_nodes)
-#define area_edges NAME(area_edges)
-#define area_centres NAME(area_centres)
-#define area_reflect NAME(area_reflect)
-#define area_pad NAME(area_pad)
-#define area_squares NAME(area_squares)
 
 /* Source pixels per grid unit along an axis of so many texels. */
 ALWAYS_INLINE float area_half(const struct area_job *job, int64_t size)
@@ -45,7 +38,8 @@ static const float *area_points(const float *grid, int64_t pixels, int64_t first
 static void area_neighbours(const struct area_job *job, int64_t image, int64_t first, struct neighbours *n)
 {
     const int64_t width = job->out_width, pixels = job->out_height * width;
-    const int64_t next = width > 1 ? 1 : 0, down = job->out_height > 1 ? width : 0; /* itself, where there is no other */
+    /* A pixel stands for its neighbour where there is no other. */
+    const int64_t next = width > 1 ? 1 : 0, down = job->out_height > 1 ? width : 0;
     const float *grid = job->grid + image * job->grid_stride;
     const int32_t first_row = first / width, first_column = first % width;
     n->here = area_points(grid, pixels, first, n->copies[0]);
@@ -67,8 +61,8 @@ static void area_neighbours(const struct area_job *job, int64_t image, int64_t f
         }
 }
 
-/* J along one axis: of the steps to both neighbours the smaller (finite_difference_jacobian). The place along the axis tells
- * pixels that have only one. Returns whether it is the step to the next pixel. */
+/* J along one axis: of the steps to both neighbours the smaller (finite_difference_jacobian). The place along the axis
+ * tells pixels that have only one. Returns whether it is the step to the next pixel. */
 ALWAYS_INLINE int area_step(const float *before, const float *here, const float *next, float half_x, float half_y,
                             int32_t place_along, int32_t last, float *x, float *y)
 {
@@ -118,8 +112,8 @@ static void area_jacobian(const struct area_job *job, int64_t image, int64_t fir
         a->xx[i] = a->xy[i] = a->yx[i] = a->yy[i] = 0; /* no pixel of the image, so none with an area */
 }
 
-/* Whether a quick look at a block finds only usable points and no area. A pixel shrinks nowhere if limit^2 I - J'J has no
- * negative eigenvalue. */
+/* Whether a quick look at a block finds only usable points and no area. A pixel shrinks nowhere if limit^2 I - J'J has
+ * no negative eigenvalue. */
 static int area_is_plain(const struct area_job *job, int64_t image, int64_t first)
 {
     const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
@@ -187,7 +181,7 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
     const int count = job->count;
     const float full = (count - 1) / (2.f * count), inner = (count - 2.f) / count, each = 1.f / count;
     const float per_range = 1 / (ALL_NODES - TWO_NODES);
-    float squares = 0; /* the sum of the squares of the inner positions */
+    float spread = 0; /* the sum of the squares of the inner positions */
     int is_long = 0;
     for (int i = 0; i < BLOCK; i++)
         is_long |= x[i] * x[i] + y[i] * y[i] > TWO_NODES * TWO_NODES;
@@ -201,14 +195,14 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
         return;
     }
     for (int k = 1; k < count - 1; k++)
-        squares += ((k + 0.5f) / count - 0.5f) * ((k + 0.5f) / count - 0.5f);
+        spread += ((k + 0.5f) / count - 0.5f) * ((k + 0.5f) / count - 0.5f);
     EACH(i) {
         const float share = clamp((sqrtf(x[i] * x[i] + y[i] * y[i]) - TWO_NODES) * per_range, 0, 1);
         const float outer = GAUSS + share * (full - GAUSS), weight = (1 - share * inner) / 2;
         rule->outer[i] = outer;
         rule->weight[i] = weight;
         rule->inner[i] = share * each;
-        rule->moment[i] = 1 / (12 * (2 * weight * outer * outer + share * each * squares));
+        rule->moment[i] = 1 / (12 * (2 * weight * outer * outer + share * each * spread));
     }
 }
 
@@ -285,15 +279,18 @@ static void area_slopes(const struct area_job *job, const struct areas *a, const
         y[i] = yx * e->difference[0][i] + yy * e->difference[1][i] + bilinear_y;
 
         /* dv/dE, then by the vectors P and M of E, along and across their directions. */
-        const float by_xx = xx * e->grown[0][i] + xy * e->turned[1][i], by_yx = yx * e->grown[0][i] + yy * e->turned[1][i];
-        const float by_xy = xx * e->turned[0][i] + xy * e->grown[1][i], by_yy = yx * e->turned[0][i] + yy * e->grown[1][i];
+        const float by_xx = xx * e->grown[0][i] + xy * e->turned[1][i];
+        const float by_xy = xx * e->turned[0][i] + xy * e->grown[1][i];
+        const float by_yx = yx * e->grown[0][i] + yy * e->turned[1][i];
+        const float by_yy = yx * e->turned[0][i] + yy * e->grown[1][i];
         const float by_px = (by_xx + by_yy) / 2, by_py = (by_yx - by_xy) / 2;
         const float by_mx = (by_xx - by_yy) / 2, by_my = (by_xy + by_yx) / 2;
         const float along_p = px * by_px + py * by_py, across_p = px * by_py - py * by_px;
         const float along_m = mx * by_mx + my * by_my, across_m = mx * by_my - my * by_mx;
         const float mean = (a->rate_1[i] + a->rate_2[i]) / 2, half_rate = (a->rate_1[i] - a->rate_2[i]) / 2;
         const float largest = (a->p[i] + a->m[i]) / 2;
-        const float new_along_p = along_p * mean + along_m * half_rate, new_along_m = along_p * half_rate + along_m * mean;
+        const float new_along_p = along_p * mean + along_m * half_rate;
+        const float new_along_m = along_p * half_rate + along_m * mean;
         const float new_across_p = across_p * (a->p[i] > NEARLY_EQUAL * largest ? a->per_p[i] : mean);
         const float new_across_m = across_m * (a->m[i] > NEARLY_EQUAL * largest ? a->per_m[i] : mean);
         const float gx = new_along_p * px - new_across_p * py, gy = new_along_p * py + new_across_p * px;
@@ -303,145 +300,4 @@ static void area_slopes(const struct area_job *job, const struct areas *a, const
         by_jacobian[2 * BLOCK + i] = side * (gy + hy);
         by_jacobian[3 * BLOCK + i] = side * (gx - hx);
     }
-}
-
-/* Node k of the rule along an axis: its position in the unit square, and its weight. */
-ALWAYS_INLINE void area_node(const struct rule *rule, int k, int i, float *position, float *weight)
-{
-    const int last = rule->count - 1;
-    *position = k == 0 ? -rule->outer[i] : k == last ? rule->outer[i] : (k + 0.5f) / rule->count - 0.5f;
-    *weight = k == 0 || k == last ? rule->weight[i] : rule->inner[i];
-}
-
-/* The nodes of the mean over the areas. */
-static void area_nodes(const struct areas *a, struct nodes *n)
-{
-    n->count = a->along_x.count * a->along_y.count;
-    for (int k = 0; k < n->count; k++) {
-        float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK, *weight = n->weight + k * BLOCK;
-        const int column = k % a->along_x.count, row = k / a->along_x.count;
-        EACH(i) {
-            float at_x, weight_x, at_y, weight_y;
-            area_node(&a->along_x, column, i, &at_x, &weight_x);
-            area_node(&a->along_y, row, i, &at_y, &weight_y);
-            x[i] = a->x[i] + a->xx[i] * at_x + a->xy[i] * at_y;
-            y[i] = a->y[i] + a->yx[i] * at_x + a->yy[i] * at_y;
-            weight[i] = weight_x * weight_y;
-        }
-    }
-}
-
-/* The nodes of the edges: of the low and of the high edge across the first axis, then of those across the second. */
-static void area_edges(const struct areas *a, struct nodes *n)
-{
-    int k = 0;
-    for (int axis = 0; axis < 2; axis++) {
-        const struct rule *along = axis == 0 ? &a->along_y : &a->along_x;
-        const float *across_x = axis == 0 ? a->xx : a->xy, *across_y = axis == 0 ? a->yx : a->yy;
-        const float *along_x = axis == 0 ? a->xy : a->xx, *along_y = axis == 0 ? a->yy : a->yx;
-        for (int high = 0; high < 2; high++)
-            for (int j = 0; j < along->count; j++, k++) {
-                float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
-                float *weight = n->weight + k * BLOCK, *moment = n->moment + k * BLOCK;
-                const float offset = high - 0.5f;
-                EACH(i) {
-                    float at, share;
-                    area_node(along, j, i, &at, &share);
-                    x[i] = a->x[i] + across_x[i] * offset + along_x[i] * at;
-                    y[i] = a->y[i] + across_y[i] * offset + along_y[i] * at;
-                    weight[i] = share;
-                    moment[i] = along->moment[i] * share * at;
-                }
-            }
-    }
-    n->count = k;
-}
-
-/* The centres alone, as the only nodes. */
-static void area_centres(const struct areas *a, struct nodes *n)
-{
-    n->count = 1;
-    EACH(i) {
-        n->x[i] = a->x[i];
-        n->y[i] = a->y[i];
-        n->weight[i] = 1;
-        n->moment[i] = 0;
-    }
-}
-
-/* Mirror a block of coordinates at the ends of the image until they are inside, and note which the wrong way around. */
-static void area_reflect(float *x, float *turn, float last, float shift)
-{
-    const float period = 2 * (last + 2 * shift);
-    float turns[BLOCK];
-    EACH(i) turns[i] = clamp(fabsf(x[i] + shift) / period, 0, 1e9f);
-    EACH(i) {
-        const float from_end = x[i] + shift, rest = fabsf(from_end) - (int32_t)turns[i] * period;
-        const int back = period - rest < rest;
-        x[i] = (back ? period - rest : rest) - shift;
-        turn[i] = (from_end < 0) != back ? -1 : 1;
-    }
-}
-
-/* Bring the nodes into the image, unless its surroundings are 0. */
-static void area_pad(const struct area_job *job, struct nodes *n)
-{
-    const float last_x = job->width - 1, last_y = job->height - 1, shift = job->align_corners ? 0 : 0.5f;
-    if (job->padding == ZEROS)
-        return;
-    for (int k = 0; k < n->count; k++) {
-        float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
-        if (job->padding == REFLECTION) {
-            area_reflect(x, n->turn_x + k * BLOCK, last_x, shift);
-            area_reflect(y, n->turn_y + k * BLOCK, last_y, shift);
-        }
-        EACH(i) {
-            x[i] = clamp(x[i], 0, last_x);
-            y[i] = clamp(y[i], 0, last_y);
-        }
-    }
-}
-
-/* Choose the squares of texels that the nodes are read from. A texel that a node does not reach, or that is outside, has
- * the weight 0 there. Returns the side of a square. */
-static int area_squares(const struct area_job *job, struct nodes *n)
-{
-    float low_x[BLOCK], low_y[BLOCK], high_x[BLOCK], high_y[BLOCK];
-    int wide = 0;
-    EACH(i) {
-        low_x[i] = high_x[i] = n->x[i];
-        low_y[i] = high_y[i] = n->y[i];
-    }
-    for (int k = 1; k < n->count; k++) {
-        const float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
-        EACH(i) {
-            low_x[i] = x[i] < low_x[i] ? x[i] : low_x[i];
-            low_y[i] = y[i] < low_y[i] ? y[i] : low_y[i];
-            high_x[i] = x[i] > high_x[i] ? x[i] : high_x[i];
-            high_y[i] = y[i] > high_y[i] ? y[i] : high_y[i];
-        }
-    }
-    for (int i = 0; i < BLOCK; i++)
-        wide |= (high_x[i] - low_x[i] > LARGEST_SPAN) | (high_y[i] - low_y[i] > LARGEST_SPAN);
-    const int one = n->count > 1 && !wide && job->width >= WINDOW && job->height >= WINDOW;
-    const int side = one ? WINDOW : 2;
-    const int32_t width = job->width;
-    const float last_x = job->width - side, last_y = job->height - side;
-    n->squares = one ? 1 : n->count;
-    for (int k = 0; k < n->squares; k++) {
-        const float *x = one ? low_x : n->x + k * BLOCK, *y = one ? low_y : n->y + k * BLOCK;
-        float *column = n->column + k * BLOCK, *row = n->row + k * BLOCK;
-        int32_t *texel = n->texel + k * BLOCK;
-        EACH(i) {
-            column[i] = clamp(x[i], 0, last_x);
-            row[i] = clamp(y[i], 0, last_y);
-        }
-        EACH(i) {
-            const int32_t column_here = column[i], row_here = row[i];
-            column[i] = column_here;
-            row[i] = row_here;
-            texel[i] = row_here * width + column_here;
-        }
-    }
-    return side;
 }

@@ -40,8 +40,8 @@ def area_mean(
     job.value, job.plain = value.data_ptr(), plain.data_ptr()
     _do("area_mean", job, batch * h * w * averaging.nodes**2 * channels)
     if job.any_plain:
-        centre = F.grid_sample(input, usable_points(grid), *reading)
-        return torch.where(plain.unsqueeze(1), centre, value)
+        centre = F.grid_sample(input, _usable(grid, job), *reading)
+        torch.where(plain.unsqueeze(1), centre, value, out=value)
     return value
 
 
