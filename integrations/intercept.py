@@ -325,14 +325,13 @@ _ALIGN_CORNERS = (
     "align_corners=True if the old behavior is desired. See the documentation of grid_sample for details."
 )
 _IN_GRAPH = (
-    "a call that linearize() swapped is being traced or exported. The graph holds operators of lms_geometry instead of "
-    "grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that samples "
-    "plainly, remove the patch before"
+    "a call that linearize() swapped is being traced or exported. The graph holds an operator of lms_geometry instead "
+    "of grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that "
+    "samples plainly, remove the patch before"
 )
 _SEED_IN_GRAPH = (
-    "a call that linearize() swapped is being traced or exported. The graph holds operators of lms_geometry instead of "
-    "grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that samples "
-    "plainly, remove the patch before"
+    "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
+    "the seed out and call torch.manual_seed()"
 )
 
 

@@ -36,9 +36,9 @@ def linearize_roi_align(
     """Replace the RoIAlign of torchvision, detectron2 and mmcv by :func:`lms_geometry.roi_align_linearized`.
 
     A call whose boxes carry a gradient is linearized. Any other call, and each under ``no_grad``, goes to the function
-    that was there. So with an intercept, inference under ``no_grad`` has other values than training. The names that can
-    be replaced are listed at the top of this module. ``patch.replaced`` lists those that were, and ``patch.linearized``
-    and ``patch.passed_on`` count the calls.
+    that was there. So with drawn samples and an intercept, inference under ``no_grad`` has other values than training.
+    The names that can be replaced are listed at the top of this module. ``patch.replaced`` lists those that were, and
+    ``patch.linearized`` and ``patch.passed_on`` count the calls.
 
     torchvision's detectors detach the boxes that they propose, so that none of their calls is linearized: give their
     ``roi_heads`` boxes of your own. Scripted models keep their own function, and so do the crops of ground-truth masks

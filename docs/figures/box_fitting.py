@@ -1,10 +1,12 @@
 """Boxes moved onto a target crop by gradient descent alone: draws ``box_fitting.png`` beside this file.
 
 The crop is 128 pixels wide and high, and RoIAlign pools it to 32 x 32, four times smaller. From the same random starts,
-Adam follows the gradient of bilinear samples, of bilinear samples of a blurred photo, and the linearized one.
+Adam follows the gradient of bilinear samples, of bilinear samples of a blurred photo, and the slope of a plane fitted
+to drawn samples, which are spread over many bins at first.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -63,7 +65,7 @@ def bilinear(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:  # noqa: AR
 
 
 def blurred(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:
-    """The same on the photo, blurred as far as the linearized samples reach in a box of the true size."""
+    """The same on the photo, blurred as far as the drawn samples reach in a box of the true size."""
     sigma = spread * (TRUE_BOX[2] - TRUE_BOX[0]).item() / BINS
     width = 2 * round(3 * sigma) + 1
     edges = F.pad(photo, (width // 2,) * 4, "replicate")
@@ -73,7 +75,7 @@ def blurred(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:
 
 def linearized(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:
     """The library's, with the value of the first."""
-    sampling = LinearizedSampling(sigma=spread, intercept=False, mask_out_of_bounds=False, pattern="whitened")
+    sampling = replace(LinearizedSampling.alignment(), sigma=spread, intercept=False)
     return roi_align_linearized(photo, [boxes], BINS, 1.0, SAMPLING_RATIO, aligned=True, sampling=sampling)
 
 

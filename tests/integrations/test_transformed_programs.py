@@ -204,7 +204,7 @@ def test_a_traced_or_exported_graph_is_swapped():
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_call_traced_for_torchscript_is_swapped_and_shown_without_shapes():
     stn = STN()
-    with linearize(stn) as patch, pytest.warns(UserWarning, match="operators of lms_geometry") as told:
+    with linearize(stn) as patch, pytest.warns(UserWarning, match="an operator of lms_geometry") as told:
         graph = torch.jit.trace(stn, IMAGE, check_trace=False)
     assert "lms_geometry::area_mean" in str(graph.inlined_graph)
     assert [warning.filename for warning in told if warning.category is UserWarning] == [sample.__code__.co_filename]
