@@ -32,7 +32,10 @@ from benchmarks.problems import (
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    DEFAULT,
     PAPER,
+    PLANE,
+    TRAINING,
     WHITENED,
     Sampler,
     authors,
@@ -46,6 +49,7 @@ from benchmarks.samplers import (
     supersampled,
 )
 from lms_geometry import register
+from lms_geometry.config import PIXEL
 
 SAMPLERS: dict[str, Sampler] = {
     "bilinear": bilinear,
@@ -61,6 +65,13 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, 8 to 0.125": linearized(WHITENED, (8.0, 0.125)),
     "whitened, mask off, 5 to 0.125": linearized(WHITENED, (5.0, 0.125)),
     "the same on a matched pyramid": on_pyramid(WHITENED, (5.0, 0.125)),
+    "training()": linearized(TRAINING),
+    "default": linearized(DEFAULT),
+    "default, plane": linearized(PLANE),
+    "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),
+    "default, plane, sigma = 1": linearized(replace(PLANE, sigma=1)),
+    "default, 8 to a pixel": linearized(DEFAULT, (8.0, PIXEL)),
+    "default, plane, 8 to a pixel": linearized(PLANE, (8.0, PIXEL)),
 }
 REGISTER = "register, as it comes"
 # The samplers of the figure, and their labels.

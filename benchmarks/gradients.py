@@ -25,7 +25,10 @@ from benchmarks.problems import make_targets
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    DEFAULT,
     PAPER,
+    PLANE,
+    TRAINING,
     WHITENED,
     Read,
     Sampler,
@@ -59,6 +62,13 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, sigma = 4": linearized(replace(WHITENED, sigma=4)),
     "whitened on a matched pyramid": on_pyramid(WHITENED),
     "the same, sigma = 2": on_pyramid(replace(WHITENED, sigma=2)),
+    "training()": linearized(TRAINING),
+    "default": linearized(DEFAULT),
+    "default, plane": linearized(PLANE),
+    "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),
+    "default, plane, sigma = 1": linearized(replace(PLANE, sigma=1)),
+    "default, sigma = 4": linearized(replace(DEFAULT, sigma=4)),
+    "default, plane, sigma = 4": linearized(replace(PLANE, sigma=4)),
 }
 # The samplers of the figure's lower half, and their labels.
 DRAWN = {
