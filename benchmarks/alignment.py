@@ -71,7 +71,9 @@ SAMPLERS: dict[str, Sampler] = {
     "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),
     "default, plane, sigma = 1": linearized(replace(PLANE, sigma=1)),
     "default, 8 to a pixel": linearized(DEFAULT, (8.0, PIXEL)),
+    "default, 8 to 0.125": linearized(DEFAULT, (8.0, 0.125)),
     "default, plane, 8 to a pixel": linearized(PLANE, (8.0, PIXEL)),
+    "default, plane, 8 to 0.125": linearized(PLANE, (8.0, 0.125)),
 }
 REGISTER = "register, as it comes"
 # The samplers of the figure, and their labels.
