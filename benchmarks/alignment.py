@@ -84,6 +84,7 @@ DRAWN = {
     "paper's text": "paper's text",
     "released code's settings": "released code's settings",
     "whitened, mask off, 5 to 0.125": "whitened, 5 to 0.125",
+    "default, 8 to 0.125": "default, 8 to 0.125",
     REGISTER: "register",
 }
 NOTES = (
@@ -154,7 +155,7 @@ def main() -> None:
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
         f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard "
         "deviation of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. A blur or a sigma that "
-        "falls from one number to another is in output pixels.",
+        "falls from one number to another is in output pixels; the sigma of a pixel's own area is 1/sqrt(12) = 0.289.",
         columns,
         rows,
         {
