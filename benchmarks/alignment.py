@@ -32,7 +32,10 @@ from benchmarks.problems import (
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    DEFAULT,
     PAPER,
+    PLANE,
+    TRAINING,
     WHITENED,
     Sampler,
     authors,
@@ -46,6 +49,7 @@ from benchmarks.samplers import (
     supersampled,
 )
 from lms_geometry import register
+from lms_geometry.config import PIXEL
 
 SAMPLERS: dict[str, Sampler] = {
     "bilinear": bilinear,
@@ -61,6 +65,15 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, 8 to 0.125": linearized(WHITENED, (8.0, 0.125)),
     "whitened, mask off, 5 to 0.125": linearized(WHITENED, (5.0, 0.125)),
     "the same on a matched pyramid": on_pyramid(WHITENED, (5.0, 0.125)),
+    "training()": linearized(TRAINING),
+    "default": linearized(DEFAULT),
+    "default, plane": linearized(PLANE),
+    "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),
+    "default, plane, sigma = 1": linearized(replace(PLANE, sigma=1)),
+    "default, 8 to a pixel": linearized(DEFAULT, (8.0, PIXEL)),
+    "default, 8 to 0.125": linearized(DEFAULT, (8.0, 0.125)),
+    "default, plane, 8 to a pixel": linearized(PLANE, (8.0, PIXEL)),
+    "default, plane, 8 to 0.125": linearized(PLANE, (8.0, 0.125)),
 }
 REGISTER = "register, as it comes"
 # The samplers of the figure, and their labels.
@@ -71,6 +84,7 @@ DRAWN = {
     "paper's text": "paper's text",
     "released code's settings": "released code's settings",
     "whitened, mask off, 5 to 0.125": "whitened, 5 to 0.125",
+    "default, 8 to 0.125": "default, 8 to 0.125",
     REGISTER: "register",
 }
 NOTES = (
@@ -141,7 +155,7 @@ def main() -> None:
         f"Section 6.4, Fig. 7: the share of problems whose mean corner error ends below {REPORTED[0]} / {REPORTED[1]} "
         f"half widths, over {options.count} {NAMES[options.images]}{draws}. Log2 of the scales has a standard "
         "deviation of sqrt(2) in the paper's perturbations, of sqrt(2)/2 in the milder ones. A blur or a sigma that "
-        "falls from one number to another is in output pixels.",
+        "falls from one number to another is in output pixels; the sigma of a pixel's own area is 1/sqrt(12) = 0.289.",
         columns,
         rows,
         {

@@ -25,7 +25,10 @@ from benchmarks.problems import make_targets
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
+    DEFAULT,
     PAPER,
+    PLANE,
+    TRAINING,
     WHITENED,
     Read,
     Sampler,
@@ -59,6 +62,13 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, sigma = 4": linearized(replace(WHITENED, sigma=4)),
     "whitened on a matched pyramid": on_pyramid(WHITENED),
     "the same, sigma = 2": on_pyramid(replace(WHITENED, sigma=2)),
+    "training()": linearized(TRAINING),
+    "default": linearized(DEFAULT),
+    "default, plane": linearized(PLANE),
+    "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),
+    "default, plane, sigma = 1": linearized(replace(PLANE, sigma=1)),
+    "default, sigma = 4": linearized(replace(DEFAULT, sigma=4)),
+    "default, plane, sigma = 4": linearized(replace(PLANE, sigma=4)),
 }
 # The samplers of the figure's lower half, and their labels.
 DRAWN = {
@@ -68,6 +78,8 @@ DRAWN = {
     "paper's text": "paper's text",
     "released code's settings": "released code's settings",
     "whitened, mask off, sigma = 4": "whitened, sigma = 4",
+    "default": "default",
+    "default, sigma = 1": "default, sigma = 1",
 }
 ALT = (
     "Above, a photo under a field of arrows for three samplers. Bilinear's point everywhere; the linearized ones to "
@@ -77,7 +89,8 @@ NOTES = (
     "The paper shows arrows on photos and gives no numbers; its claim, that the linearized gradient points to the "
     "truth where the bilinear one does not, is what the table measures. Where nearly all of a photo has left the view, "
     "the way out lowers the error as the way back does; so the far directions are hard for every sampler. Bilinear's "
-    "share depends on where the grid falls between texels: from 0.1 to 0.6 with other spacings of it."
+    "share depends on where the grid falls between texels: from 0.1 to 0.6 with other spacings of it. The default looks "
+    "as far as an output pixel reaches; a wider sigma looks further."
 )
 # The samplers of the figure's upper half, and their labels.
 ARROWS = {

@@ -23,9 +23,12 @@ Sampler = Callable[[Tensor], Read]
 Draw = Callable[[LinearizedSampling, tuple[int, int], torch.Generator], Tensor]
 Anneal = tuple[float, float]
 
+DEFAULT = LinearizedSampling()
+PLANE = LinearizedSampling(slope="plane")
 PAPER = LinearizedSampling.paper()
 RELEASED = replace(PAPER, sigma=0.25, mask_out_of_bounds=False)
 WHITENED = LinearizedSampling.alignment()
+TRAINING = LinearizedSampling.training()
 
 # The number of blurred images that stand for a scale space while its blur is annealed.
 _LEVELS = 10
@@ -112,7 +115,7 @@ def linearized(
                 padding_mode=padding_mode,
                 sampling=settings,
                 noise=None if draw is None else draw(settings, dsize, generator),
-                generator=generator,
+                generator=generator if settings.is_drawn else None,
             )
 
         return read
@@ -121,7 +124,7 @@ def linearized(
 
 
 def on_pyramid(sampling: LinearizedSampling, anneal: Anneal | None = None, share: float = 0.5) -> Sampler:
-    """Linearized samples read from a Gaussian scale space, whose blur is ``share`` times the samples' ``sigma``."""
+    """Drawn linearized samples read from a Gaussian scale space, whose blur is ``share`` times their ``sigma``."""
 
     def prepare(images: Tensor) -> Read:
         level = _levels(images)

@@ -322,7 +322,14 @@ def test_released_settings_spread_samples_as_the_authors_do():
 
 
 @pytest.mark.parametrize(
-    "name", ["scale space, 4 to 0", "whitened, mask off, 5 to 0.125", "the same on a matched pyramid"]
+    "name",
+    [
+        "scale space, 4 to 0",
+        "whitened, mask off, 5 to 0.125",
+        "the same on a matched pyramid",
+        "default, 8 to a pixel",
+        "default, plane, 8 to a pixel",
+    ],
 )
 def test_annealed_samplers_start_blurred_and_end_at_the_bilinear_value(name):
     image = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -332,6 +339,37 @@ def test_annealed_samplers_start_blurred_and_end_at_the_bilinear_value(name):
     first, last = (read(warps, (8, 8), progress, torch.Generator().manual_seed(0)) for progress in (0.0, 0.75))
     torch.testing.assert_close(last, exact)
     assert first.var() < exact.var()
+
+
+def test_the_default_annealed_ends_with_the_slope_of_the_mean_over_the_pixel():
+    image = torch.rand(1, 2, 41, 33, generator=torch.Generator().manual_seed(0))
+    warps = problems.to_warps(torch.tensor([[0.3, 0.2, -0.3, 0.1, 0.05]])).requires_grad_()
+    weights = torch.randn(1, 2, 7, 9, generator=torch.Generator().manual_seed(1))
+    by_warps = [
+        torch.autograd.grad((read(warps, (7, 9), 1.0, torch.Generator()) * weights).sum(), warps)[0]
+        for read in (alignment.SAMPLERS[name](image) for name in ("default, 8 to a pixel", "default", "bilinear"))
+    ]
+    torch.testing.assert_close(by_warps[0], by_warps[1])
+    assert not torch.allclose(by_warps[0], by_warps[2], rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["default", "default, plane, sigma = 4"])
+def test_samplers_with_fixed_points_leave_the_generator_alone(name):
+    image = torch.rand(1, 2, 41, 33, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    read = gradients.SAMPLERS[name](image)
+    warps = torch.tensor([[[0.9, -0.6, 0.5], [0.6, 0.9, -0.2]]])
+    assert torch.equal(read(warps, (7, 9), 0.0, generator), read(warps, (7, 9), 0.0, generator))
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_the_field_of_the_default_is_that_of_the_mean_over_the_pixel():
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    image = ((x * 0.9).sin() + (y * 0.7).cos() + (-((x - 20) ** 2 + (y - 26) ** 2) / 80).exp())[None, None]
+    _, _, dense = gradients.angles_to_truth(samplers.supersampled(24)(image), image, 6, 0)
+    _, _, found = gradients.angles_to_truth(samplers.linearized(samplers.DEFAULT)(image), image, 6, 0)
+    assert torch.nn.functional.cosine_similarity(found, dense, dim=-1).median() > 0.98
 
 
 def test_authors_sampler_is_read_from_their_folder_and_leaves_the_global_generator_alone(tmp_path):
