@@ -89,8 +89,8 @@ NOTES = (
     "The paper shows arrows on photos and gives no numbers; its claim, that the linearized gradient points to the "
     "truth where the bilinear one does not, is what the table measures. Where nearly all of a photo has left the view, "
     "the way out lowers the error as the way back does; so the far directions are hard for every sampler. Bilinear's "
-    "share depends on where the grid falls between texels: from 0.1 to 0.6 with other spacings of it. The default looks "
-    "as far as an output pixel reaches; a wider sigma looks further."
+    "share depends on where the grid falls between texels: from 0.1 to 0.6 with other spacings of it. The default "
+    "looks as far as an output pixel reaches; a wider sigma looks further."
 )
 # The samplers of the figure's upper half, and their labels.
 ARROWS = {
