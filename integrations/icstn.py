@@ -7,6 +7,7 @@ the exact Jacobian of the matrix, perspective included, in each step of a recurr
 import torch
 from torch import Tensor
 
+from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.homography import homography_warp_linearized
@@ -25,7 +26,8 @@ def linearize_icstn(
     """Replace the warp of an ICSTN by one with the linearized gradient for its matrix.
 
     Calls whose matrix carries no gradient go to the function that was there. The perturbation of training images is
-    such a call, and so is every call under ``no_grad``.
+    such a call, and with drawn samples so is every call under ``no_grad``. With fixed points, as the sampling as it
+    comes has, calls under ``no_grad`` are linearized, so that a network is evaluated on what it was trained on.
 
     Convention:
         - the function is called as ``transformImage(opt, image, pMtrx)``; ``image`` is :math:`(B, C, H, W)`, ``pMtrx``
@@ -59,11 +61,12 @@ def linearize_icstn(
         ...     warp.transformImage(opt, torch.rand(2, 1, 20, 30), torch.eye(3).repeat(2, 1, 1).requires_grad_()).shape
         torch.Size([2, 1, 5, 7])
     """
+    settings = check_sampling(sampling)
     original = getattr(warp, name, None)
     plain = LinearizedSampling(intercept=False)
 
     def transform_image(opt: object, image: Tensor, pMtrx: Tensor) -> Tensor:
-        linearized = carries_gradient(pMtrx)
+        linearized = carries_gradient(pMtrx) or not (settings.is_drawn or torch.is_grad_enabled())
         if not (linearized or align_corners) and original is not None:
             return original(opt, image, pMtrx)
         matrix = torch.as_tensor(opt.refMtrx, dtype=pMtrx.dtype, device=pMtrx.device) @ pMtrx  # type: ignore[attr-defined]
@@ -75,7 +78,7 @@ def linearize_icstn(
             matrix,
             size,
             align_corners=align_corners,
-            sampling=sampling if linearized else plain,
+            sampling=settings if linearized else plain,
             generator=generator,
         )
 

@@ -1,4 +1,4 @@
-"""Image warps with the linearized multi-sampling gradient, as drop-ins for kornia and PyTorch."""
+"""Image warps that are antialiased where they shrink, with gradients that see a whole pixel."""
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.homography import LinearizedHomographyWarper, homography_warp_linearized

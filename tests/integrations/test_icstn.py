@@ -96,10 +96,21 @@ def test_for_an_affine_warp_the_jacobian_is_what_finite_differences_find(warp):
 
 def test_a_matrix_without_gradient_goes_to_the_function_that_was_there(warp):
     want = transform_image(options(), IMAGE, matrices("affine").detach())
-    with linearize_icstn(warp):
+    with linearize_icstn(warp, sampling=paper()):
         assert torch.equal(warp.transformImage(options(), IMAGE, matrices("affine").detach()), want)
         with torch.no_grad():
             assert torch.equal(warp.transformImage(options(), IMAGE, matrices("affine")), want)
+    with linearize_icstn(warp):
+        assert torch.equal(warp.transformImage(options(), IMAGE, matrices("affine").detach()), want)
+
+
+def test_with_fixed_points_a_network_is_evaluated_on_what_it_was_trained_on(warp):
+    with linearize_icstn(warp):
+        trained = warp.transformImage(options(), IMAGE, 2.5 * matrices("affine"))
+        with torch.no_grad():
+            evaluated = warp.transformImage(options(), IMAGE, 2.5 * matrices("affine"))
+    assert torch.equal(trained, evaluated)
+    assert not torch.equal(trained, transform_image(options(), IMAGE, 2.5 * matrices("affine")))
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])
