@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the fused CPU kernel, which is left out where no compiler is found."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -9,7 +9,7 @@ setup(
         Extension(
             "lms_geometry.backends._cpu",
             sources=["lms_geometry/backends/_cpu.c"],
-            depends=glob("lms_geometry/backends/_cpu*.h"),
+            depends=[str(header) for header in Path("lms_geometry/backends").glob("_cpu*.h")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             py_limited_api=True,
             optional=True,

@@ -64,7 +64,6 @@ struct neighbours {
 /* The areas of a block of output pixels. A vector's components are named x and y, a matrix's entries xx, xy, yx, yy. */
 struct areas {
     float x[BLOCK], y[BLOCK];                                   /* the centre, in source pixels */
-    float unit_x[BLOCK], unit_y[BLOCK];                         /* source pixels a grid unit, 0 for no usable number */
     float xx[BLOCK], xy[BLOCK], yx[BLOCK], yy[BLOCK];           /* the Jacobian J, then the axes E */
     int32_t after_x[BLOCK], after_y[BLOCK];                     /* whether J is the step to the next pixel */
     float rotation_x[BLOCK], rotation_y[BLOCK];                 /* the vector P of J, then its direction */
@@ -73,6 +72,7 @@ struct areas {
     float per_p[BLOCK], per_m[BLOCK];                           /* the same of the extents, by their lengths */
     float extent_1[BLOCK], extent_2[BLOCK], rate_1[BLOCK], rate_2[BLOCK];
     struct rule along_x, along_y;                               /* along the first and the second axis of E */
+    int usable;                                                 /* whether grid_sample can be given all points */
     int narrow;                                                 /* whether texel differences enter somewhere */
 };
 
