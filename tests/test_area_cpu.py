@@ -205,6 +205,21 @@ def test_a_warp_that_shrinks_nowhere_is_left_to_torch(jacobian, monkeypatch):
     assert torch.equal(by_image, expected[0])
     assert torch.equal(by_grid, expected[1])
     assert by_jacobian is None or not by_jacobian.any()
+    at_once = cpu_area.area_gradients(weight, value, image, grid, given_one, *settings_of())
+    assert set(kernels) == {"area_search"}
+    for one, other in zip(at_once, (by_image, by_grid, by_jacobian), strict=True):
+        assert one is other is None or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("entry", [0.1, float("nan")])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_all_gradients_at_once_are_those_of_one_at_a_time(scale, entry):
+    image, grid, jacobian, weight = case(0, (2, 3, 13, 17, 11, 9), "free", "pixel", scale)
+    grid[1, 2, 3, 0] = entry
+    value, *expected = run(cpu_area, (image, grid, jacobian, weight), settings_of())
+    at_once = cpu_area.area_gradients(weight, value, image, grid, jacobian, *settings_of())
+    for one, other in zip(at_once, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("jacobian", [None, "image", "pixel"])

@@ -115,6 +115,30 @@ def area_gradient(
     return by_grid, by_jacobian.sum_to_size(jacobian.shape)
 
 
+def area_gradients(
+    gradient: Tensor,
+    value: Tensor,
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor | None,
+    count: int,
+    side: float,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients for image, grid and Jacobian. Where no pixel has an area, torch's operator gives both at once."""
+    settings = count, side, mode, padding_mode, align_corners
+    if gradient.numel() > 0:
+        job = _job(input, grid, jacobian, count, side, padding_mode, align_corners)
+        if not _has_area(job) and not job.any_unusable:
+            how = MODES.index(mode), PADDING_MODES.index(padding_mode), align_corners, (True, True)
+            by_image, by_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, input, grid, *how)
+            return by_image, by_grid, None if jacobian is None else torch.zeros_like(jacobian)
+    by_image = area_image_gradient(gradient, input, grid, jacobian, *settings)
+    return by_image, *area_gradient(gradient, value, input, grid, jacobian, *settings)
+
+
 class _AreaJob(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("input", "grid", "jacobian", "value", "value_gradient")),
