@@ -17,7 +17,7 @@ setup(
             "lms_geometry.backends._cpu",
             sources=[str(backends / "_cpu.c")],
             depends=["lms_geometry/limits.py", *map(str, backends.glob("_cpu_*.h"))],
-            define_macros=[(name, f"{limits[name]!r}f") for name in ("FAR_OUTSIDE", "LARGEST_DERIVATIVE")],
+            define_macros=[(name, f"{value!r}f") for name, value in limits.items() if name.isupper()],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math"],
             py_limited_api=True,
             optional=True,

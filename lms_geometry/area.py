@@ -35,24 +35,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lms_geometry.limits import LARGEST_DERIVATIVE
-
-# Number of source pixels per output pixel above 1 that is still no shrinking. A grid in float32 gives a Jacobian with
-# rounding errors, and an identity must stay exact. The number is subtracted, so that the area stays continuous.
-TOLERANCE = 5e-4
-
-# Square of an axis's extent, in source pixels, below which the derivative along it turns into that of the bilinear
-# reads: the difference of two edges that close to each other is mostly rounding error.
-_NARROW = 0.25
-
-# Extents of an axis, in source pixels, up to which two nodes are enough, and from which on all nodes have equal weight.
-_TWO_NODES, _ALL_NODES = 1.25, 2.0
+from lms_geometry.limits import ALL_NODES, EQUAL, LARGEST_DERIVATIVE, NARROW, TOLERANCE, TWO_NODES
 
 # Position of the nodes of Gauss's rule with two nodes, on an axis of length 1 about 0.
 _GAUSS = 12**-0.5
-
-# Relative difference of two singular values below which a divided difference becomes a derivative.
-_EQUAL = 1e-3
 
 
 class Area(NamedTuple):
@@ -109,7 +95,7 @@ def nodes_along(axis: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
         be read. The first and the last entry are the outer nodes.
     """
     length = axis.square().sum(0).sqrt()
-    share = ((length - _TWO_NODES) / (_ALL_NODES - _TWO_NODES)).clamp(0, 1)
+    share = ((length - TWO_NODES) / (ALL_NODES - TWO_NODES)).clamp(0, 1)
     outer = _GAUSS + share * ((count - 1) / (2 * count) - _GAUSS)
     inner = [(torch.full_like(length, (i + 0.5) / count - 0.5), share / count) for i in range(1, count - 1)]
     weight = (1 - share * ((count - 2) / count)) / 2
@@ -129,11 +115,9 @@ def blend(area: Area) -> tuple[Tensor, Tensor]:
         The weight of the difference between two edges, in 1 / source pixels and with the sign of the extent, and that
         of the bilinear derivative. The first is the reciprocal of the extent unless the axis is narrow.
     """
-    narrowness = area.extent.square() / _NARROW
+    narrowness = area.extent.square() / NARROW
     narrow = narrowness < 1
-    difference = torch.where(
-        narrow, area.extent * (2 - narrowness) / _NARROW, 1 / torch.where(narrow, 1.0, area.extent)
-    )
+    difference = torch.where(narrow, area.extent * (2 - narrowness) / NARROW, 1 / torch.where(narrow, 1.0, area.extent))
     return difference, (1 - narrowness).clamp_min(0).square()
 
 
@@ -225,5 +209,5 @@ def _combine(along: Tensor, across: Tensor, direction: Tensor) -> Tensor:
 
 def _divided(numerator: Tensor, denominator: Tensor, scale: Tensor, limit: Tensor) -> Tensor:
     """A divided difference, or its limit where the denominator is small beside ``scale``."""
-    apart = denominator > _EQUAL * scale
+    apart = denominator > EQUAL * scale
     return torch.where(apart, numerator / torch.where(apart, denominator, 1.0), limit)

@@ -11,3 +11,19 @@ FAR_OUTSIDE = 1e5
 # The largest entry of a Jacobian, in source pixels per output pixel. A point near a horizon moves without bound, but
 # products of four derivatives must stay finite in float32.
 LARGEST_DERIVATIVE = 1e4
+
+# Limits of the area of an output pixel, in source pixels; area.py says what they are for.
+
+# The number of source pixels per output pixel above 1 that is still no shrinking. A grid in float32 gives a Jacobian
+# with rounding errors, and an identity must stay exact. The number is subtracted, so that the area stays continuous.
+TOLERANCE = 5e-4
+
+# The square of an axis's extent below which the derivative along it turns into that of the bilinear reads: the
+# difference of two edges that close to each other is mostly rounding error.
+NARROW = 0.25
+
+# The extent of an axis up to which two nodes are enough, and that from which on all nodes have equal weight.
+TWO_NODES, ALL_NODES = 1.25, 2.0
+
+# The relative difference of two singular values below which a divided difference becomes a derivative.
+EQUAL = 1e-3

@@ -35,13 +35,8 @@ enum {
     SEARCH_GRAIN = 64     /* blocks that a thread takes at a time in a search for areas */
 };
 
-/* Limits of area.py. Square of an extent below which texel differences enter; extents up to which two nodes are
- * enough, and from which on all have equal weight; the nodes of Gauss's rule; singular values that count as equal. */
-#define NARROW 0.25f
-#define TWO_NODES 1.25f
-#define ALL_NODES 2.f
+/* The limits NARROW, TWO_NODES, ALL_NODES and EQUAL come from limits.py. These are the nodes of Gauss's rule. */
 #define GAUSS 0.28867513459481287f
-#define NEARLY_EQUAL 1e-3f
 
 /* The span of nodes, in texels, that a window of WINDOW texels holds. One of 2 would do, were it not for rounding. */
 #define LARGEST_SPAN 1.99f
@@ -64,7 +59,6 @@ struct neighbours {
 /* The areas of a block of output pixels. A vector's components are named x and y, a matrix's entries xx, xy, yx, yy. */
 struct areas {
     float x[BLOCK], y[BLOCK];                                   /* the centre, in source pixels */
-    float unit_x[BLOCK], unit_y[BLOCK];                         /* source pixels a grid unit, 0 for no usable number */
     float xx[BLOCK], xy[BLOCK], yx[BLOCK], yy[BLOCK];           /* the Jacobian J, then the axes E */
     int32_t after_x[BLOCK], after_y[BLOCK];                     /* whether J is the step to the next pixel */
     float rotation_x[BLOCK], rotation_y[BLOCK];                 /* the vector P of J, then its direction */
@@ -73,6 +67,7 @@ struct areas {
     float per_p[BLOCK], per_m[BLOCK];                           /* the same of the extents, by their lengths */
     float extent_1[BLOCK], extent_2[BLOCK], rate_1[BLOCK], rate_2[BLOCK];
     struct rule along_x, along_y;                               /* along the first and the second axis of E */
+    int usable;                                                 /* whether grid_sample can be given all points */
     int narrow;                                                 /* whether texel differences enter somewhere */
 };
 

@@ -7,7 +7,6 @@
 #define area_step NAME(area_step)
 #define area_jacobian NAME(area_jacobian)
 #define area_is_plain NAME(area_is_plain)
-#define area_usable NAME(area_usable)
 #define area_stretch NAME(area_stretch)
 #define area_extent NAME(area_extent)
 #define area_rule NAME(area_rule)
@@ -108,6 +107,10 @@ static void area_jacobian(const struct area_job *job, int64_t image, int64_t fir
             a->yy[i] = mine[3];
         }
     }
+    int unusable = 0;
+    for (int i = 0; i < BLOCK; i++)
+        unusable |= !(fabsf(a->x[i]) <= FAR_OUTSIDE) | !(fabsf(a->y[i]) <= FAR_OUTSIDE);
+    a->usable = !unusable;
     for (int i = pixels - first < BLOCK ? pixels - first : BLOCK; i < BLOCK; i++)
         a->xx[i] = a->xy[i] = a->yx[i] = a->yy[i] = 0; /* no pixel of the image, so none with an area */
 }
@@ -119,6 +122,7 @@ static int area_is_plain(const struct area_job *job, int64_t image, int64_t firs
     const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
     const float square = job->limit / job->side * (job->limit / job->side);
     const int32_t last_column = job->out_width - 1, last_row = job->out_height - 1;
+    const int64_t pixels = job->out_height * job->out_width - first; /* from the first on */
     struct neighbours n;
     int32_t plain[BLOCK], all = 1;
     area_neighbours(job, image, first, &n);
@@ -131,18 +135,9 @@ static int area_is_plain(const struct area_job *job, int64_t image, int64_t firs
         plain[i] = (a >= 0) & (b >= 0) & (a * b >= c * c) & (fabsf(here[0]) <= FAR_OUTSIDE)
             & (fabsf(here[1]) <= FAR_OUTSIDE);
     }
-    for (int i = 0; i < BLOCK; i++)
+    for (int i = 0; i < (pixels < BLOCK ? pixels : BLOCK); i++)
         all &= plain[i];
     return all;
-}
-
-/* Whether grid_sample's own kernel can be given every point of the block. */
-static int area_usable(const struct areas *a)
-{
-    int unusable = 0;
-    for (int i = 0; i < BLOCK; i++)
-        unusable |= !(fabsf(a->x[i]) <= FAR_OUTSIDE) | !(fabsf(a->y[i]) <= FAR_OUTSIDE);
-    return !unusable;
 }
 
 /* The vectors P and M. Returns whether some pixel of the block shrinks. */
@@ -214,8 +209,6 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     area_jacobian(job, image, first, a);
     const int shrinks = area_stretch(job, a);
     EACH(i) {
-        a->unit_x[i] = fabsf(a->x[i]) <= FAR_OUTSIDE ? half_x : 0;
-        a->unit_y[i] = fabsf(a->y[i]) <= FAR_OUTSIDE ? half_y : 0;
         /* Rounded as in grid_sample, since at a texel its derivative jumps. */
         a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
         a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
@@ -291,8 +284,8 @@ static void area_slopes(const struct area_job *job, const struct areas *a, const
         const float largest = (a->p[i] + a->m[i]) / 2;
         const float new_along_p = along_p * mean + along_m * half_rate;
         const float new_along_m = along_p * half_rate + along_m * mean;
-        const float new_across_p = across_p * (a->p[i] > NEARLY_EQUAL * largest ? a->per_p[i] : mean);
-        const float new_across_m = across_m * (a->m[i] > NEARLY_EQUAL * largest ? a->per_m[i] : mean);
+        const float new_across_p = across_p * (a->p[i] > EQUAL * largest ? a->per_p[i] : mean);
+        const float new_across_m = across_m * (a->m[i] > EQUAL * largest ? a->per_m[i] : mean);
         const float gx = new_along_p * px - new_across_p * py, gy = new_along_p * py + new_across_p * px;
         const float hx = new_along_m * mx - new_across_m * my, hy = new_along_m * my + new_across_m * mx;
         by_jacobian[i] = side * (gx + hx);

@@ -25,7 +25,7 @@ void area_search(struct area_job *job)
             if (!job->jacobian && area_is_plain(job, item / blocks, item % blocks * BLOCK))
                 continue;
             area_jacobian(job, item / blocks, item % blocks * BLOCK, &a);
-            if (!area_usable(&a))
+            if (!a.usable)
                 __atomic_store_n(&job->any_unusable, 1, __ATOMIC_RELAXED);
             if (area_stretch(job, &a)) {
                 __atomic_store_n(&job->any_area, 1, __ATOMIC_RELAXED);
@@ -55,8 +55,7 @@ void area_mean(struct area_job *job)
             const int pixels_here = pixels - first < BLOCK ? pixels - first : BLOCK;
             uint8_t plain[BLOCK];
             const int shrinks = area_locate(job, image, first, &a);
-            for (int i = 0; i < BLOCK; i++)
-                any_unusable |= (a.unit_x[i] == 0) | (a.unit_y[i] == 0);
+            any_unusable |= !a.usable;
             if (!shrinks) {
                 memset(job->plain + image * pixels + first, 1, pixels_here);
                 any_plain = 1;
@@ -261,7 +260,7 @@ void area_gradient(struct area_job *job)
     free(kept);
 }
 
-/* A thread's share of the gradient for the image: some channels of an image, so that no two threads add to one texel. */
+/* A thread's share of the gradient for the image: some channels of an image, so that no two threads add to a texel. */
 void area_image_gradient(struct area_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, plane = job->height * job->width;

@@ -57,7 +57,7 @@ ALWAYS_INLINE void area_add_weights(const struct nodes *n, int first, int window
     }
 }
 
-/* The weights of the texels in the means over the areas, those of a pixel rows by rows. */
+/* The weights of the texels in the means over the areas, those of a pixel side by side. */
 ALWAYS_INLINE void area_weigh(struct nodes *n, const int rows)
 {
     for (int window = 0; window < n->windows; window++) {
@@ -178,7 +178,7 @@ ALWAYS_INLINE float area_tent_slope(float place_here, int texel)
     return before - after;
 }
 
-/* Read a few nodes of one axis's edges from the contracted texels, and add them up. Those of the low edge come first. */
+/* Read a few nodes of one axis's edges from the contracted texels, and add them up, those of the low edge first. */
 ALWAYS_INLINE void area_add_nodes(const struct nodes *n, int first, int low, int axis,
                                   const int rows, const int nodes, const int narrow, struct edges *e)
 {

@@ -7,14 +7,14 @@ row after row. The vectors P and M of the Jacobian, and their directions, are ca
 import triton
 import triton.language as tl
 
-from lms_geometry import area
+from lms_geometry import area, limits
 from lms_geometry.backends._triton_kernels import _derivative
 
-_NARROW = tl.constexpr(area._NARROW)
-_TWO_NODES = tl.constexpr(area._TWO_NODES)
-_ALL_NODES = tl.constexpr(area._ALL_NODES)
+_NARROW = tl.constexpr(limits.NARROW)
+_TWO_NODES = tl.constexpr(limits.TWO_NODES)
+_ALL_NODES = tl.constexpr(limits.ALL_NODES)
 _GAUSS = tl.constexpr(area._GAUSS)
-_EQUAL = tl.constexpr(area._EQUAL)
+_EQUAL = tl.constexpr(limits.EQUAL)
 
 
 @triton.jit

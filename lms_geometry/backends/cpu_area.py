@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lms_geometry.area import TOLERANCE
 from lms_geometry.backends.common import batch_stride, unexpanded, usable_points
 from lms_geometry.backends.cpu import run, threads_for
 from lms_geometry.backends.cpu_jobs import AreaJob
 from lms_geometry.checks import MODES, PADDING_MODES
 from lms_geometry.config import Averaging, Reading
+from lms_geometry.limits import TOLERANCE
 
 # Output pixels of a piece, the unit of work of `area_gradient`. A piece also works out the row before and the row
 # after, so it has several rows. The number of threads has no say, since pieces decide in which order sums are formed.

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from lms_geometry.area import TOLERANCE
 from lms_geometry.backends import _triton_area_kernels as kernels
 from lms_geometry.backends import eager_area
 from lms_geometry.backends.common import batch_stride, unexpanded, usable_points
 from lms_geometry.backends.triton import _deal, _device_of
 from lms_geometry.config import Averaging, Reading
+from lms_geometry.limits import TOLERANCE
 
 # Number of output pixels of a program: one for each thread of its four warps.
 _PIXELS = 128
