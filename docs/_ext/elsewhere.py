@@ -17,7 +17,9 @@ _PAGES = {
     "torchvision.ops.": "https://docs.pytorch.org/vision/stable/generated/{name}.html",
 }
 _CLASSES = {
+    "Figure": "https://matplotlib.org/stable/api/figure_api.html",
     "Tensor": f"{_TORCH}/tensors.html",
+    "pathlib.Path": "https://docs.python.org/3/library/pathlib.html",
     "torch.Tensor": f"{_TORCH}/tensors.html",
     "torch._C.Generator": f"{_TORCH}/generated/torch.Generator.html",
     "torch.device": f"{_TORCH}/tensor_attributes.html",
