@@ -27,7 +27,7 @@ class Averaging(NamedTuple):
 
     @property
     def edge_nodes(self) -> int:
-        """Number of points along an edge: one more than along an axis, for a difference has more noise than a mean."""
+        """The number of points along an edge. It is one more, since a difference has more noise than a mean."""
         return self.nodes + 1
 
 
