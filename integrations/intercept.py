@@ -279,8 +279,8 @@ class Patch:
         if skip_reason == calls.NO_GRADIENT:
             line = stack.frames[:1]
             if torch.is_grad_enabled():
-                self._lines_without_gradient.add(tuple(line))
-            evaluates = not (is_drawn or torch.is_grad_enabled() or tuple(line) in self._lines_without_gradient)
+                self._lines_without_gradient.add(line)
+            evaluates = not (is_drawn or torch.is_grad_enabled() or line in self._lines_without_gradient)
             if intercept and (included or evaluates):
                 skip_reason = ""  # a model is evaluated on such values as it was trained on
         outcome = Outcome(True, "exact Jacobian" if exact else "")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.coordinates import pixels_per_unit, units_per_pixel
 from lms_geometry.differentiation import carries_gradient
 
 from . import _torch_private
@@ -74,7 +75,7 @@ class _StnPatch(Patch):
         if step is None or version is None or version != _torch_private.version(grid) or input.dim() != 4:
             return None
         height, width = input.shape[-2:]
-        units = [(n - 1) / 2 if align_corners else n / 2 for n in (width, height)]
+        units = [pixels_per_unit(n, align_corners) for n in (width, height)]
         return step * step.new_tensor(units)[:, None]
 
 
@@ -84,6 +85,6 @@ def _remember(grid: Tensor, theta: Tensor, size: Sequence[int], align_corners: b
     if len(size) != 4 or unused or grid.is_inference():  # a tensor of inference mode has no version
         return
     height, width = size[-2:]
-    steps = [2 / max(n - 1, 1) if align_corners else 2 / n for n in (width, height)]
+    steps = [units_per_pixel(n, bool(align_corners)) for n in (width, height)]
     step = theta[:, None, None, :, :2] * theta.new_tensor(steps)
     grid._lms_step = step, _torch_private.version(grid)  # type: ignore[attr-defined]

@@ -76,10 +76,9 @@ def excess_area(jacobian: Tensor, side: float, rounding: float) -> Area:
     return _area(rotation, reflection, stretch, stretch * kept, rate)
 
 
-def whole_area(jacobian: Tensor) -> Area:
-    """The whole area of an output pixel, however small: :math:`E = J`. For bins, which are averaged whole."""
-    rotation, reflection, stretch = _decompose(jacobian, 1.0)
-    return _area(rotation, reflection, stretch, stretch, torch.ones_like(stretch))
+def difference_rounding(dtype: torch.dtype, longest: int) -> float:
+    """Error of a grid's finite differences, in source pixels, for an image whose longer side is ``longest``."""
+    return 2 * torch.finfo(dtype).eps * longest
 
 
 def nodes_along(axis: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,9 @@ from torch import Tensor
 from lms_geometry import _torch_private
 from lms_geometry.backends import area_operator as operator
 from lms_geometry.backends import eager_area
+from lms_geometry.backends.operator import map_batches
 from lms_geometry.config import Averaging, Reading
+from lms_geometry.differentiation import is_traced
 
 _Untyped = Any  # what autograd hands over
 
@@ -23,7 +25,7 @@ def area_mean(input: Tensor, grid: Tensor, jacobian: Tensor | None, averaging: A
     """As :func:`lms_geometry.backends.eager_area.area_mean`, by the backend that serves, and differentiable."""
     if torch.onnx.is_in_onnx_export():  # An exported graph holds standard operators only.
         return eager_area.area_mean(input.to(grid.dtype), grid, jacobian, averaging, reading).to(input.dtype)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced():
         if _torch_private.transform_is_active():
             return _written_out(input, grid, jacobian, averaging, reading)
         return operator.area_mean_in_graph(input, grid, jacobian, *averaging, *reading)
@@ -93,7 +95,7 @@ class _AreaMean(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: _Untyped, dims: tuple[_Untyped, ...], *inputs: _Untyped) -> _Untyped:
-        return operator.map_area(_AreaMean.apply, 3, info, dims, *inputs)
+        return map_batches(_AreaMean.apply, 3, info, dims, *inputs)
 
 
 class _AreaAdjoint(torch.autograd.Function):
@@ -127,7 +129,7 @@ class _AreaAdjoint(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: _Untyped, dims: tuple[_Untyped, ...], *inputs: _Untyped) -> _Untyped:
-        return operator.map_area(_AreaAdjoint.apply, 3, info, dims, *inputs)
+        return map_batches(_AreaAdjoint.apply, 3, info, dims, *inputs)
 
 
 def _by_slopes(

@@ -26,7 +26,7 @@ def linearized_sample(
     input: Tensor, grid: Tensor, placement: Placement, sampling: LinearizedSampling, reading: Reading
 ) -> tuple[Tensor, Tensor]:
     """As :func:`lms_geometry.backends.eager.sample`, by the backend that serves; the value can be differentiated."""
-    if _is_traced():
+    if is_traced():
         return _for_a_compiler(input, grid, placement, sampling, reading)
     if not (carries_gradient(grid) or carries_gradient(input)):
         return operator.linearized_sample(input, grid, placement, sampling, reading)
@@ -47,13 +47,14 @@ def _for_a_compiler(
     return (value + (centre - centre.detach()) + (slope * shift).sum(-1)).to(input.dtype), slope
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Whether the call becomes part of a graph: compiled, exported or of TorchScript."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def read_centre(input: Tensor, grid: Tensor, reading: Reading) -> Tensor:
     """What ``F.grid_sample`` reads at points that are constants, in the dtype of ``input``."""
-    if _is_traced():
+    if is_traced():
         return F.grid_sample(input.to(grid.dtype), usable_points(grid.detach()), *reading).to(input.dtype)
     return _read_centre(input, grid, False, *input.shape[-2:], *reading)
 

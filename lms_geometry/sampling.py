@@ -1,4 +1,4 @@
-"""The linearized sampler: the one operation of the library (equation 2)."""
+"""The one operation of the library: sampling an image, by means over pixels or by fitted planes (equation 2)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,10 @@
 """What the tests of every backend share: cases drawn by hypothesis, and a backend's results beside those of eager."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +45,20 @@ few = st.builds(
     slope=st.just("plane"),
 )
 sizes = st.tuples(*(st.integers(low, high) for low, high in ((1, 5), (1, 19), (2, 13), (2, 13), (1, 11), (1, 13))))
+
+
+def run_under_the_interpreter(file):
+    """Run a test file again in a process of its own, with Triton's interpreter, which is asked for before the import."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(file).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def image_and_grid(generator, size, shared=None):

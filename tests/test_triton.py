@@ -5,11 +5,8 @@ a process of its own, in which the other tests run.
 """
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +22,7 @@ from backend_cases import (
     image_and_grid,
     many,
     run,
+    run_under_the_interpreter,
     sample,
 )
 from hypothesis import given, settings
@@ -58,17 +56,7 @@ sizes = st.tuples(
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or GPU, reason="the other tests run here")
 def test_under_the_interpreter():
-    file = Path(__file__)
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=file.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_under_the_interpreter(__file__)
 
 
 @runs_kernels

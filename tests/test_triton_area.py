@@ -4,15 +4,12 @@ As in test_triton.py, they run on a GPU where there is one, and else in Triton's
 """
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from backend_cases import PADDING_MODES, assert_same, doubled, draw_jacobian, image_and_grid
+from backend_cases import PADDING_MODES, assert_same, doubled, draw_jacobian, image_and_grid, run_under_the_interpreter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,17 +41,7 @@ sizes = st.tuples(
 
 @pytest.mark.skipif(INTERPRETED or GPU, reason="the other tests run here")
 def test_under_the_interpreter():
-    file = Path(__file__)
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=file.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_under_the_interpreter(__file__)
 
 
 @runs_kernels

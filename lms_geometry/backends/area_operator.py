@@ -7,6 +7,8 @@ hold no autograd functions.
 The image, and so the value, may be in half precision beside a grid in float32. The slopes are in the grid's precision.
 """
 
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from lms_geometry import backends
 from lms_geometry.backends import eager_area
-from lms_geometry.backends.operator import folded, library
+from lms_geometry.backends.operator import chosen, library, map_batches
 from lms_geometry.config import Averaging, Reading
 
 _Untyped = Any  # what vmap and autograd hand over
@@ -42,14 +44,14 @@ area_slopes = torch.ops.lms_geometry.area_slopes.default
 
 
 def _mean(input: Tensor, grid: Tensor, jacobian: Tensor | None, *how: _Untyped) -> Tensor:
-    image, backend = _readable(input, grid, how)
+    backend, image = _readable(input, grid, how)
     return backend.area_mean(image, grid, jacobian, *_settings(how)).to(input.dtype)
 
 
 def _gradient(
     gradient: Tensor, value: Tensor, input: Tensor, grid: Tensor, jacobian: Tensor | None, *how: _Untyped
 ) -> tuple[Tensor, Tensor]:
-    image, backend = _readable(input, grid, how)
+    backend, image = _readable(input, grid, how)
     gradient, value = gradient.to(image.dtype), value.to(image.dtype)
     by_grid, by_jacobian = backend.area_gradient(gradient, value, image, grid, jacobian, *_settings(how))
     return by_grid, grid.new_empty(0) if by_jacobian is None else by_jacobian
@@ -59,7 +61,7 @@ def _image_gradient(
     gradient: Tensor, grid: Tensor, jacobian: Tensor | None, height: int, width: int, *how: _Untyped
 ) -> Tensor:
     image = gradient.new_zeros(1).expand(*gradient.shape[:2], height, width)
-    image, backend = _readable(image, grid, how)
+    backend, image = _readable(image, grid, how)
     by_image = backend.area_image_gradient(gradient.to(image.dtype), image, grid, jacobian, *_settings(how))
     return by_image.to(gradient.dtype)
 
@@ -69,13 +71,9 @@ def _slopes(input: Tensor, grid: Tensor, jacobian: Tensor | None, *how: _Untyped
     return value.to(input.dtype), slope, by_jacobian
 
 
-def _readable(input: Tensor, grid: Tensor, how: tuple[_Untyped, ...]) -> tuple[Tensor, _Untyped]:
-    """The image in a precision that its backend takes, and the backend."""
-    backend = backends.choose_for_area(input, *_settings(how))
-    if backend is eager_area and input.dtype != grid.dtype:
-        input = input.to(grid.dtype)
-        backend = backends.choose_for_area(input, *_settings(how))
-    return input, backend
+def _readable(input: Tensor, grid: Tensor, how: tuple[_Untyped, ...]) -> tuple[ModuleType, Tensor]:
+    """The backend, and the image in a precision that it takes."""
+    return chosen(lambda image: backends.choose_for_area(image, *_settings(how)), input, grid.dtype, eager_area)
 
 
 def _settings(how: tuple[_Untyped, ...]) -> tuple[Averaging, Reading]:
@@ -104,25 +102,6 @@ def _fake_slopes(input: Tensor, grid: Tensor, *_: object) -> tuple[Tensor, Tenso
     return input.new_empty(shape), grid.new_empty((*shape, 2)), grid.new_empty((*shape, 2, 2))
 
 
-def map_area(run: _Untyped, batched: int, info: _Untyped, dims: tuple[int | None, ...], *inputs: _Untyped) -> _Untyped:
-    """A batching rule for ``run``, whose first ``batched`` arguments are tensors or ``None``.
-
-    The mapped axis joins the batch.
-    """
-    tensors, settings = inputs[:batched], inputs[batched:]
-    sizes = info.batch_size, tensors[0].shape[int(dims[0] == 0)]
-    tensors = tuple(None if t is None else folded(t, d, sizes) for t, d in zip(tensors, dims, strict=False))
-    results = run(*tensors, *settings)
-    if isinstance(results, Tensor):
-        return results.unflatten(0, sizes), 0
-    return tuple(_unfolded(result, sizes) for result in results), (0,) * len(results)
-
-
-def _unfolded(tensor: Tensor, sizes: tuple[int, int]) -> Tensor:
-    """A missing Jacobian's gradient is empty, and is so for every mapped call."""
-    return tensor.unflatten(0, sizes) if tensor.ndim > 1 else tensor.expand(sizes[0], 0)
-
-
 def _setup_context(ctx: _Untyped, inputs: tuple[_Untyped, ...], output: Tensor) -> None:
     input, grid, jacobian, *ctx.how = inputs
     ctx.save_for_backward(input, grid, jacobian, output)
@@ -149,7 +128,7 @@ for _name, _run, _fake, _operator, _batched in (
     torch.library.register_fake(f"lms_geometry::{_name}", _fake, lib=library)
     torch.library.register_vmap(
         f"lms_geometry::{_name}",
-        lambda info, dims, *inputs, run=_operator, batched=_batched: map_area(run, batched, info, dims, *inputs),
+        partial(map_batches, _operator, _batched),
         lib=library,
     )
 torch.library.register_autograd(

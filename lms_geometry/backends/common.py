@@ -18,10 +18,23 @@ def image_gradient(gradient: Tensor, image: Tensor, grid: Tensor, reading: Readi
 
     Of the image only the size and the dtype matter.
     """
-    settings = MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
-    backward = torch.ops.aten.grid_sampler_2d_backward
-    points = usable_points(grid)
-    return backward(gradient.to(grid.dtype), image.to(grid.dtype), points, *settings, (True, False))[0].to(image.dtype)
+    gradient, points = gradient.to(grid.dtype), usable_points(grid)
+    return image_gradient_at(gradient, image.to(grid.dtype), points, reading).to(image.dtype)
+
+
+def image_gradient_at(gradient: Tensor, image: Tensor, points: Tensor, reading: Reading) -> Tensor:
+    """The gradient of ``F.grid_sample`` for the image."""
+    return torch.ops.aten.grid_sampler_2d_backward(gradient, image, points, *_numbers(reading), (True, False))[0]
+
+
+def point_gradient_at(gradient: Tensor, image: Tensor, points: Tensor, reading: Reading) -> Tensor:
+    """The gradient of ``F.grid_sample`` for the points."""
+    return torch.ops.aten.grid_sampler_2d_backward(gradient, image, points, *_numbers(reading), (False, True))[1]
+
+
+def _numbers(reading: Reading) -> tuple[int, int, bool]:
+    """How an image is read, as torch's operators take it."""
+    return MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
 
 
 def is_read_by_kernels(image: Tensor, mode: str) -> bool:
@@ -48,9 +61,15 @@ def compact(grid: Tensor, jacobian: Tensor | None, noise: Tensor) -> tuple[Tenso
     grid, noise = (unexpanded(tensor).contiguous() for tensor in (grid, noise))
     if jacobian is None:
         return grid, None, noise, 0
+    jacobian, pixel_stride = compact_jacobian(jacobian, h, w)
+    return grid, jacobian, noise, pixel_stride
+
+
+def compact_jacobian(jacobian: Tensor, h: int, w: int) -> tuple[Tensor, int]:
+    """The Jacobian as :func:`compact` returns it, for an output of ``h`` x ``w`` pixels, and its stride."""
     shared = jacobian.shape[1:3] == (1, 1)
     jacobian = unexpanded(jacobian if shared else jacobian.expand(-1, h, w, 2, 2)).contiguous()
-    return grid, jacobian, noise, 0 if shared else 1
+    return jacobian, 0 if shared else 1
 
 
 def batch_stride(tensor: Tensor) -> int:

@@ -9,10 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lms_geometry.backends.common import batch_stride, unexpanded, usable_points
+from lms_geometry.area import difference_rounding
+from lms_geometry.backends.common import (
+    batch_stride,
+    compact_jacobian,
+    image_gradient_at,
+    point_gradient_at,
+    unexpanded,
+    usable_points,
+)
 from lms_geometry.backends.cpu import run, threads_for
 from lms_geometry.backends.cpu_jobs import AreaJob
-from lms_geometry.checks import MODES, PADDING_MODES
+from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import Averaging, Reading
 from lms_geometry.limits import TOLERANCE
 
@@ -59,8 +67,7 @@ def area_image_gradient(
         return by_image
     job = _job(input, grid, jacobian, averaging, reading)
     if not _has_area(job):
-        points = _usable(grid, job)
-        return _bilinear(gradient, input, points, reading, image=True)
+        return image_gradient_at(gradient, input, _usable(grid, job), reading)
     gradient = gradient.contiguous()
     job.value_gradient, job.image_gradient = gradient.data_ptr(), by_image.data_ptr()
     # A thread adds up whole images where there are enough of them, else some channels of an image.
@@ -87,7 +94,7 @@ def area_gradient(
     job.count = averaging.edge_nodes
     if not _has_area(job):
         points = _usable(grid, job)
-        by_grid = _bilinear(gradient, input, points, reading, image=False)
+        by_grid = point_gradient_at(gradient, input, points, reading)
         if points is not grid:
             by_grid = torch.where(grid == points, by_grid, 0.0)
         return by_grid, None if jacobian is None else torch.zeros_like(jacobian)
@@ -115,12 +122,11 @@ def _job(
     """The part of a job that all three functions have. It keeps the tensors alive that it points to."""
     (batch, channels, height, width), (h, w) = input.shape, grid.shape[1:3]
     input, grid = unexpanded(input).contiguous(), unexpanded(grid).contiguous()
-    limit = 1 + TOLERANCE
-    shared = jacobian is not None and jacobian.shape[1:3] == (1, 1)
+    rounding, pixel_stride = 0.0, 0
     if jacobian is None:
-        limit += 2 * torch.finfo(torch.float32).eps * max(height, width)
+        rounding = difference_rounding(torch.float32, max(height, width))
     else:
-        jacobian = unexpanded(jacobian if shared else jacobian.expand(-1, h, w, 2, 2)).contiguous()
+        jacobian, pixel_stride = compact_jacobian(jacobian, h, w)
     job = AreaJob(
         input=input.data_ptr(),
         grid=grid.data_ptr(),
@@ -128,7 +134,7 @@ def _job(
         input_stride=batch_stride(input),
         grid_stride=batch_stride(grid),
         jacobian_stride=0 if jacobian is None else batch_stride(jacobian),
-        pixel_stride=0 if shared else 4,
+        pixel_stride=4 * pixel_stride,
         batch=batch,
         channels=channels,
         height=height,
@@ -137,7 +143,7 @@ def _job(
         out_width=w,
         count=averaging.nodes,
         side=averaging.side,
-        limit=limit,
+        limit=1 + TOLERANCE + rounding,
         padding=PADDING_MODES.index(reading.padding_mode),
         align_corners=reading.align_corners,
     )
@@ -161,10 +167,3 @@ def _do(kernel: str, job: AreaJob, reads: int) -> None:
     run(kernel, job, threads_for(reads))
     if job.out_of_memory:
         raise MemoryError("no memory for the nodes of a block of pixels")
-
-
-def _bilinear(gradient: Tensor, input: Tensor, points: Tensor, reading: Reading, image: bool) -> Tensor:
-    """The gradient of ``F.grid_sample`` for the image or for the grid."""
-    how = MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
-    backward = torch.ops.aten.grid_sampler_2d_backward
-    return backward(gradient, input, points, *how, (image, not image))[0 if image else 1]

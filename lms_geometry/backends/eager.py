@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lms_geometry.backends.common import image_gradient, usable_points
 from lms_geometry.config import LinearizedSampling, Reading
-from lms_geometry.coordinates import outermost_centre, pixels_per_unit, to_pixels, units_per_pixel
+from lms_geometry.coordinates import grid_to_pixels, outermost_centre, pixels_per_unit, units_per_pixel
 from lms_geometry.footprint import Placement, finite_difference_jacobian, footprint, place
 from lms_geometry.least_squares import Moments
 from lms_geometry.noise import whitened
@@ -69,8 +69,7 @@ def _samples(
     """The footprint ``(2, 2, B, h, w)`` in source pixels, and the draws ``(2, K - 1, B, h, w)`` that it scales."""
     noise, jacobian, whiten = placement
     if jacobian is None:
-        axes = zip(grid.unbind(-1), size, strict=True)
-        jacobian = finite_difference_jacobian(torch.stack([to_pixels(x, n, reading.align_corners) for x, n in axes]))
+        jacobian = finite_difference_jacobian(grid_to_pixels(grid, size, reading.align_corners))
     else:
         jacobian = rearrange(jacobian, "b h w row column -> row column b h w")
     noise = rearrange(noise if noise.ndim == 5 else noise.unsqueeze(0), "b k h w xy -> k b h w xy")

@@ -10,11 +10,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lms_geometry.area import Area, blend, edge_moment, excess_area, nodes_along, slope, slope_by_jacobian
-from lms_geometry.backends.common import usable_points
-from lms_geometry.checks import MODES, PADDING_MODES
+from lms_geometry.area import (
+    Area,
+    blend,
+    difference_rounding,
+    edge_moment,
+    excess_area,
+    nodes_along,
+    slope,
+    slope_by_jacobian,
+)
+from lms_geometry.backends.common import image_gradient_at, point_gradient_at, usable_points
 from lms_geometry.config import Averaging, Reading
-from lms_geometry.coordinates import pixels_per_unit, to_pixels, units_per_pixel
+from lms_geometry.coordinates import grid_to_pixels, pixels_per_unit, units_per_pixel
 from lms_geometry.footprint import finite_difference_gradient, finite_difference_jacobian, finite_difference_tangent
 
 
@@ -59,17 +67,12 @@ def area_image_gradient(
 ) -> Tensor:
     """The gradient for the image, :math:`(B, C, H, W)`: the adjoint of :func:`area_mean`, whose arguments it takes."""
     area, points, reach = _geometry(input, grid, jacobian, averaging.side, reading.align_corners)
-    how = MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
     spread = (area.extent != 0).any(0).unsqueeze(1)
-
-    def spread_out(at: Tensor, share: Tensor) -> Tensor:
-        return torch.ops.aten.grid_sampler_2d_backward(share, input, at, *how, (True, False))[0]
-
-    by_image = spread_out(_grid(points), torch.where(spread, 0.0, gradient))
+    by_image = image_gradient_at(torch.where(spread, 0.0, gradient), input, _grid(points), reading)
     if spread.any():
         gradient = torch.where(spread, gradient, 0.0)
         for at, weight in _nodes(points, reach, area, averaging.nodes):
-            by_image += spread_out(at, gradient * weight.unsqueeze(1))
+            by_image += image_gradient_at(gradient * weight.unsqueeze(1), input, at, reading)
     return by_image
 
 
@@ -96,22 +99,20 @@ def area_gradient(
     """
     size = input.shape[-1], input.shape[-2]
     area, points, reach = _geometry(input, grid, jacobian, averaging.side, reading.align_corners)
-    how = MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
     units = [pixels_per_unit(n, reading.align_corners) for n in size]
     narrow = (blend(area)[1] != 0).any()
 
     def read(at: Tensor) -> tuple[Tensor, Tensor]:
         """The sum over the channels of gradient times read, and its derivative by the source pixel where it counts."""
-        read = (F.grid_sample(input, at, *reading) * gradient).sum(1)
+        total = (F.grid_sample(input, at, *reading) * gradient).sum(1)
         if not narrow:
-            return read, torch.zeros_like(points)
-        by_point = torch.ops.aten.grid_sampler_2d_backward(gradient, input, at, *how, (False, True))[1]
-        return read, torch.stack([d / (u or 1.0) for d, u in zip(by_point.unbind(-1), units, strict=True)])
+            return total, torch.zeros_like(points)
+        by_point = point_gradient_at(gradient, input, at, reading)
+        return total, torch.stack([d / (u or 1.0) for d, u in zip(by_point.unbind(-1), units, strict=True)])
 
     if averaging.estimate == "edges":
         difference, edges, texels = _read_edges(area, points, reach, averaging.edge_nodes, read)
-        edges[0, 0] -= (value * gradient).sum(1)
-        edges[1, 1] -= (value * gradient).sum(1)
+        edges.diagonal().sub_((value * gradient).sum(1).unsqueeze(-1))  # from both entries of the diagonal
         by_jacobian = slope_by_jacobian(area, edges, averaging.side)
     else:
         difference, texels = _fit_plane(area, points, reach, averaging.nodes, read)
@@ -191,7 +192,7 @@ def area_slopes(
 
 def jacobian_of(grid: Tensor, size: tuple[int, int], align_corners: bool, tangent: Tensor | None = None) -> Tensor:
     """Finite differences of a grid, in source pixels, ``(B, h, w, 2, 2)``; or of a tangent of the grid."""
-    points = _in_pixels(grid, size, align_corners)
+    points = grid_to_pixels(grid, size, align_corners)
     differences = finite_difference_jacobian(points)
     if tangent is not None:
         units = [pixels_per_unit(n, align_corners) for n in size]
@@ -204,7 +205,7 @@ def gradient_through_differences(
     grid: Tensor, by_jacobian: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
     """The gradient for a grid from that for its finite differences, 0 at points that are not finite or far outside."""
-    points = _in_pixels(grid, size, align_corners)
+    points = grid_to_pixels(grid, size, align_corners)
     by_point = finite_difference_gradient(points, rearrange(by_jacobian, "b h w i j -> i j b h w"))
     units = [pixels_per_unit(n, align_corners) for n in size]
     by_grid = torch.stack([d * unit for d, unit in zip(by_point, units, strict=True)], -1)
@@ -218,8 +219,8 @@ def _geometry(
     size = input.shape[-1], input.shape[-2]
     rounding = 0.0
     if jacobian is None:
-        jacobian = finite_difference_jacobian(_in_pixels(grid, size, align_corners))
-        rounding = 2 * torch.finfo(grid.dtype).eps * max(size)
+        jacobian = finite_difference_jacobian(grid_to_pixels(grid, size, align_corners))
+        rounding = difference_rounding(grid.dtype, max(size))
     else:
         jacobian = rearrange(jacobian, "b h w i j -> i j b h w")
     area = excess_area(jacobian, side, rounding)
@@ -227,11 +228,6 @@ def _geometry(
     units = [units_per_pixel(n, align_corners) if n > 1 or not align_corners else 0.0 for n in size]
     reach = torch.stack([row * unit for row, unit in zip(area.axes, units, strict=True)])
     return area, usable_points(grid).movedim(-1, 0), reach
-
-
-def _in_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """The points of a grid in source pixels, ``(2, B, h, w)``."""
-    return torch.stack([to_pixels(x, n, align_corners) for x, n in zip(grid.unbind(-1), size, strict=True)])
 
 
 def _nodes(points: Tensor, reach: Tensor, area: Area, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -52,7 +52,7 @@ def _sample(
 ) -> tuple[Tensor, Tensor]:
     sampling = _sampling(num_samples=noise.shape[-4] + 1, **dict(zip(_KNOBS, others, strict=False)))
     placement, reading = Placement(noise, jacobian, whiten), Reading(*others[len(_KNOBS) :])
-    backend, image = _chosen(lambda tensor: backends.choose(tensor, reading.mode), input, grid.dtype)
+    backend, image = chosen(lambda tensor: backends.choose(tensor, reading.mode), input, grid.dtype)
     value, slope = backend.sample(image, grid, placement, sampling, reading)
     return value.to(input.dtype), slope
 
@@ -62,7 +62,7 @@ _sampling = lru_cache(maxsize=64)(partial(LinearizedSampling, pattern="gaussian"
 
 
 def _differentiate_by_grid(gradient: Tensor, slope: Tensor) -> Tensor:
-    backend, gradient = _chosen(backends.choose_for_gradient, gradient, slope.dtype)
+    backend, gradient = chosen(backends.choose_for_gradient, gradient, slope.dtype)
     return backend.grid_gradient(gradient, slope)
 
 
@@ -72,10 +72,12 @@ def _differentiate_by_image(gradient: Tensor, grid: Tensor, height: int, width: 
     return backends.choose(image, how.mode).image_gradient(gradient, image, grid, how)
 
 
-def _chosen(choose: Callable[[Tensor], ModuleType], tensor: Tensor, dtype: torch.dtype) -> tuple[ModuleType, Tensor]:
-    """The backend for a tensor, and the tensor: as it is where a backend takes its precision, else in ``dtype``."""
+def chosen(
+    choose: Callable[[Tensor], ModuleType], tensor: Tensor, dtype: torch.dtype, reference: ModuleType = eager
+) -> tuple[ModuleType, Tensor]:
+    """The backend for a tensor, and the tensor: as it is where a fused one takes its precision, else in ``dtype``."""
     backend = choose(tensor)
-    if backend is eager and tensor.dtype != dtype:
+    if backend is reference and tensor.dtype != dtype:
         tensor = tensor.to(dtype)
         backend = choose(tensor)
     return backend, tensor
@@ -109,10 +111,10 @@ def map_sample(
     if noise_dim is not None and noise.ndim == 5:
         noise, noise_dim = noise.movedim(noise_dim, 0).unsqueeze(1), 0
     results = run(
-        folded(input, dims[0], sizes),
-        folded(grid, dims[1], sizes),
-        None if jacobian is None else folded(jacobian, dims[2], sizes),
-        noise if noise.ndim == 4 else folded(noise, noise_dim, sizes),
+        _folded(input, dims[0], sizes),
+        _folded(grid, dims[1], sizes),
+        None if jacobian is None else _folded(jacobian, dims[2], sizes),
+        noise if noise.ndim == 4 else _folded(noise, noise_dim, sizes),
         *others,
     )
     return tuple(result.unflatten(0, sizes) for result in results), (0, 0)
@@ -123,15 +125,28 @@ def _map_grid_gradient(_: _Untyped, dims: tuple[int | None, ...], *tensors: Tens
     return eager.grid_gradient(gradient, slope), 0
 
 
-def _map_image_gradient(
-    info: _Untyped, dims: tuple[int | None, ...], gradient: Tensor, grid: Tensor, *others: _Untyped
-) -> tuple[Tensor, int]:
-    sizes = info.batch_size, gradient.shape[int(dims[0] == 0)]
-    tensors = (folded(t, d, sizes) for t, d in zip((gradient, grid), dims, strict=False))
-    return image_gradient(*tensors, *others).unflatten(0, sizes), 0
+def map_batches(
+    run: _Untyped, batched: int, info: _Untyped, dims: tuple[int | None, ...], *inputs: _Untyped
+) -> _Untyped:
+    """A batching rule for ``run``, whose first ``batched`` arguments are tensors with a batch, or ``None``.
+
+    The mapped axis joins the batch.
+    """
+    tensors, settings = inputs[:batched], inputs[batched:]
+    sizes = info.batch_size, tensors[0].shape[int(dims[0] == 0)]
+    tensors = tuple(None if t is None else _folded(t, d, sizes) for t, d in zip(tensors, dims, strict=False))
+    results = run(*tensors, *settings)
+    if isinstance(results, Tensor):
+        return results.unflatten(0, sizes), 0
+    return tuple(_unfolded(result, sizes) for result in results), (0,) * len(results)
 
 
-def folded(tensor: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
+def _unfolded(tensor: Tensor, sizes: tuple[int, int]) -> Tensor:
+    """A result that is missing is empty, and is so for every mapped call."""
+    return tensor.unflatten(0, sizes) if tensor.ndim > 1 else tensor.expand(sizes[0], 0)
+
+
+def _folded(tensor: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
     """A tensor's mapped axis and batch, of these ``sizes``, as one; the first may be missing, the second 1."""
     tensor = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
     return tensor.expand(*sizes, *tensor.shape[2:]).flatten(0, 1)
@@ -140,7 +155,7 @@ def folded(tensor: Tensor, dim: int | None, sizes: tuple[int, int]) -> Tensor:
 for _name, _run, _fake, _map in (
     ("linearized_sample", _sample, _fake_sample, partial(map_sample, _linearized_sample)),
     ("grid_gradient", _differentiate_by_grid, _fake_grid_gradient, _map_grid_gradient),
-    ("image_gradient", _differentiate_by_image, _fake_image_gradient, _map_image_gradient),
+    ("image_gradient", _differentiate_by_image, _fake_image_gradient, partial(map_batches, image_gradient, 2)),
 ):
     library.impl(_name, _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lms_geometry::{_name}", _fake, lib=library)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from lms_geometry.area import difference_rounding
 from lms_geometry.backends import _triton_area_kernels as kernels
 from lms_geometry.backends import eager_area
-from lms_geometry.backends.common import batch_stride, unexpanded, usable_points
+from lms_geometry.backends.common import batch_stride, compact_jacobian, unexpanded, usable_points
 from lms_geometry.backends.triton import _deal, _device_of
 from lms_geometry.config import Averaging, Reading
 from lms_geometry.limits import TOLERANCE
@@ -186,12 +187,10 @@ def _geometry(
     h, w = grid.shape[1:3]
     grid = unexpanded(grid).contiguous()
     if jacobian is None:
-        rounding = 2 * torch.finfo(grid.dtype).eps * max(input.shape[2:])
+        rounding = difference_rounding(grid.dtype, max(input.shape[2:]))
         return grid, None, 1 + TOLERANCE + rounding, (batch_stride(grid) // 2, 0, 0)
-    shared = jacobian.shape[1:3] == (1, 1)
-    jacobian = unexpanded(jacobian if shared else jacobian.expand(-1, h, w, 2, 2)).contiguous()
-    strides = batch_stride(grid) // 2, batch_stride(jacobian) // 4, 0 if shared else 1
-    return grid, jacobian, 1 + TOLERANCE, strides
+    jacobian, pixel_stride = compact_jacobian(jacobian, h, w)
+    return grid, jacobian, 1 + TOLERANCE, (batch_stride(grid) // 2, batch_stride(jacobian) // 4, pixel_stride)
 
 
 def _at_once(input: Tensor) -> int:
