@@ -348,6 +348,46 @@ def test_the_command_writes_a_table_and_two_pictures_and_resumes(tmp_path, monke
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
 
 
+def test_with_minutes_cells_take_turns_and_go_on_as_if_never_stopped(tmp_path, monkeypatch, capsys):
+    save_digits(tmp_path, torch.Generator().manual_seed(0))
+    arguments = ["classification", *on_digits(tmp_path, 6), "--every", "1", "--seeds", "3", "--rates", "8"]
+    arguments += ["--transformers", "STN", "--samplers", "bilinear", "default", "supersampled 3 x 3", "--runs"]
+    monkeypatch.setattr(classification, "_TURN", 2)
+
+    def run(folder, *more):
+        monkeypatch.setattr("sys.argv", [*arguments, str(tmp_path / folder), *more])
+        classification.main()
+        states = [torch.load(path) for path in sorted((tmp_path / folder).glob("*.pt"))]
+        return states, capsys.readouterr().out
+
+    whole, _ = run("whole")
+    answers = iter([True] * 7)
+    for module in (classification, training):
+        monkeypatch.setattr(module, "is_before", lambda deadline: next(answers, False))
+    stopped, _ = run("stopped", "--minutes", "1")
+    reached = sorted(state["step"] for state in stopped)
+    assert reached[0] >= 2
+    assert reached[2] - reached[0] <= 2
+    assert reached[0] < 6
+    for module in (classification, training):
+        monkeypatch.setattr(module, "is_before", lambda deadline: True)
+    resumed, _ = run("stopped", "--minutes", "1")
+    for state, wanted in zip(resumed, whole, strict=True):
+        assert state["curve"] == wanted["curve"]
+        assert all(torch.equal(value, wanted["network"][name]) for name, value in state["network"].items())
+
+
+def test_without_time_every_cell_is_still_evaluated_once(tmp_path, monkeypatch, capsys):
+    save_digits(tmp_path, torch.Generator().manual_seed(0))
+    out = tmp_path / "out.json"
+    arguments = ["classification", *on_digits(tmp_path, 4), "--every", "1", "--seeds", "3", "--rates", "8"]
+    arguments += ["--transformers", "STN", "--samplers", "bilinear", "default", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--minutes", "0", "--json", str(out)])
+    classification.main()
+    assert [row[1] for row in json.loads(out.read_text())["table"]["rows"]] == ["bilinear", "default"]
+    assert "after 1 to 1 steps" in json.loads(out.read_text())["what"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_and_go_on_with_the_network_that_one_trains(tmp_path):
     """Each with a folder of its own, as on two machines: only the first one's holds the checkpoint."""

@@ -2,16 +2,20 @@
 
     python -m benchmarks.classification --data DIR [--set gtsrb|mnist] [--scale small|paper] [--steps N]
         [--seeds 0 1 2] [--transformers none STN ICSTN] [--rates 8 4 2 1] [--samplers NAME ...]
-        [--authors RELEASE] [--runs DIR] [--json FILE]
+        [--authors RELEASE] [--runs DIR] [--minutes M] [--json FILE]
 
 The seeds of one transformer, rate and sampler are trained side by side, and each network is kept in ``--runs``. A
 command that is stopped goes on where it stopped, and one with more ``--steps`` goes on from where the last one ended.
+With ``--minutes``, as on a GPU that is lent for a time, transformers, rates and samplers take turns of some evaluations
+each, so that all have come equally far when the time is over; the same command then goes on.
 ``torchrun --nproc-per-node N -m benchmarks.classification ...`` trains on several processes, which share each batch of
 64.
 """
 
+import math
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +28,14 @@ from benchmarks.classification.data import Data, identity, load
 from benchmarks.classification.figures import average_views, draw_curves, draw_views, most_frequent
 from benchmarks.classification.networks import LOOKS, SCALES, Scale
 from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sampler
-from benchmarks.classification.train import Job, Run, evaluate, prepare, train
+from benchmarks.classification.train import Job, Run, evaluate, is_before, prepare, train
 from benchmarks.commands import parser
 from benchmarks.peers import AUTHORS, authors_with_generator
 from benchmarks.results import report
 
 RATES = (8, 4, 2, 1)
+# The number of evaluations in a turn, where cells take turns.
+_TURN = 5
 NAMES = {"gtsrb": "GTSRB", "mnist": "MNIST"}
 
 
@@ -46,6 +52,7 @@ def main() -> None:
     command.add_argument("--samplers", choices=tuple(SAMPLERS), nargs="+", default=list(COMPARED))
     command.add_argument("--authors", type=Path, help="a folder with the authors' release, for one more sampler")
     command.add_argument("--runs", type=Path, default=Path("runs/classification"), help="where networks are kept")
+    command.add_argument("--minutes", type=float, help="the time to train, after which all that is reached is reported")
     command.add_argument("--json", type=Path, help="also write the figures to this file, and pictures beside it")
     options = command.parse_args()
     rank, device = _join_processes()
@@ -66,18 +73,35 @@ def main() -> None:
         if transformer != "none" or not sampler.is_random
     ]
     runs: dict[Job, Run] = {}
-    for jobs in tqdm(cells, desc="classification", disable=rank > 0):
+    deadline, turn = math.inf, scale.steps
+    if options.minutes is not None:
+        deadline, turn = time.monotonic() + 60 * options.minutes, _TURN * options.every
+    turns = [(jobs, pause) for pause in range(turn, scale.steps + turn, turn) for jobs in cells]
+    for jobs, pause in tqdm(turns, desc="classification", disable=rank > 0):
+        if jobs[0] in runs and not is_before(deadline):
+            break
         paths = [job.path(options.runs, data_name, options.scale) for job in jobs]
-        trained = train(jobs, samplers[jobs[0].sampler], scale, options.every, data, paths, device)
+        trained = train(jobs, samplers[jobs[0].sampler], scale, options.every, data, paths, device, pause, deadline)
         runs |= zip(jobs, trained, strict=True)
     if dist.is_initialized():
         dist.destroy_process_group()
     if rank == 0:
-        _report(options.json, NAMES[options.set], options.scale, scale, data, runs, device)
+        length = f"within {scale.steps} steps"
+        if options.minutes is not None:
+            reached = [run.curve[-1][0] for run in runs.values()]
+            length = f"after {min(reached)} to {max(reached)} steps"
+        _report(options.json, NAMES[options.set], options.scale, scale, length, data, runs, device)
 
 
 def _report(
-    path: Path | None, data_name: str, size: str, scale: Scale, data: Data, runs: dict[Job, Run], device: torch.device
+    path: Path | None,
+    data_name: str,
+    size: str,
+    scale: Scale,
+    length: str,
+    data: Data,
+    runs: dict[Job, Run],
+    device: torch.device,
 ) -> None:
     rates = list(dict.fromkeys(job.rate for job in runs))
     transformers = list(dict.fromkeys(job.transformer for job in runs))
@@ -122,7 +146,7 @@ def _report(
         path,
         f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}, {seeds}",
         f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds}, of networks of the "
-        f"size `{size}` within {scale.steps} steps, at the weights with the lowest validation error, which stands "
+        f"size `{size}` {length}, at the weights with the lowest validation error, which stands "
         "beside it. Rows that end in *tested* are the networks of the row above, their views read in another way at "
         "test time.",
         ["transformer", "sampler", *measured],

@@ -7,6 +7,8 @@ takes little longer than a step of one; each has a checkpoint of its own, from w
 Several processes (``torchrun``) share each batch and average their gradients.
 """
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +94,8 @@ def train(
     data: Data,
     paths: Sequence[Path],
     device: torch.device,
+    pause: int | None = None,
+    deadline: float = math.inf,
 ) -> list[Run]:
     """Train until the last step or the end of patience; evaluate and write checkpoints every so many steps.
 
@@ -103,6 +107,9 @@ def train(
         data: the images.
         paths: the checkpoint of each job. Training goes on from those that exist.
         device: where to train.
+        pause: a step to stop at before the last, for a later call to go on from.
+        deadline: the time, on the monotonic clock, after which no evaluation is trained for any more. Each network has
+            been evaluated at least once.
 
     Raises:
         SystemExit: if a checkpoint has gone beyond the last step or was evaluated at other steps, or if the steps or a
@@ -130,11 +137,12 @@ def train(
         if states[job]["every"] != every:
             raise SystemExit(f"{path} was evaluated every {states[job]['every']} steps, not every {every}")
 
-    if unfinished := _unfinished(states, scale):
+    last = scale.steps if pause is None else min(pause, scale.steps)
+    if unfinished := _unfinished(states, scale, last):
         splits = [prepare(split, sampler, scale, view, device) for split in data]
         label = f"{kind.transformer} {kind.rate}x, {kind.sampler}, {len(unfinished)} of {len(jobs)} seeds"
         with tqdm(total=scale.steps, initial=_first_step(unfinished), desc=label, leave=False, disable=rank > 0) as bar:
-            while unfinished:
+            while unfinished and (_first_step(unfinished) == 0 or is_before(deadline)):
                 bar.update(_first_step(unfinished) - bar.n)
                 together = {job: state for job, state in unfinished.items() if state["step"] == _first_step(unfinished)}
                 _advance(together, build(len(together)), scale, splits, bar)
@@ -142,7 +150,7 @@ def train(
                     for job, path in zip(jobs, paths, strict=True):
                         if job in together:
                             _save(path, states[job])
-                unfinished = _unfinished(states, scale)
+                unfinished = _unfinished(states, scale, last)
         if world > 1:
             dist.barrier()
 
@@ -169,6 +177,15 @@ def evaluate(network: Network, split: Split, seeds: Sequence[int]) -> list[tuple
     if world > 1:
         dist.all_reduce(totals)
     return [(error, zoom) for error, zoom in (totals / len(split.labels)).T.tolist()]
+
+
+def is_before(deadline: float) -> bool:
+    """Whether there is time left by the first process's clock."""
+    rank, world = _rank_and_world()
+    before = [time.monotonic() < deadline if rank == 0 else None]
+    if world > 1:
+        dist.broadcast_object_list(before)
+    return bool(before[0])
 
 
 def prepare(images: Images, sampler: Sampler, scale: Scale, view: int, device: torch.device) -> Split:
@@ -235,8 +252,8 @@ def _part(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     return {name: (value if name == "step" else value[number]).clone() for name, value in tensors.items()}
 
 
-def _unfinished(states: Mapping[Job, State], scale: Scale) -> dict[Job, State]:
-    return {job: state for job, state in states.items() if not _is_over(state, scale)}
+def _unfinished(states: Mapping[Job, State], scale: Scale, last: int) -> dict[Job, State]:
+    return {job: state for job, state in states.items() if state["step"] < last and not _is_over(state, scale)}
 
 
 def _first_step(states: Mapping[Job, State]) -> int:
