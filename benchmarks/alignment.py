@@ -33,9 +33,9 @@ from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
     DEFAULT,
+    MASKED,
     PAPER,
     PLANE,
-    TRAINING,
     WHITENED,
     Sampler,
     authors,
@@ -65,7 +65,7 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, 8 to 0.125": linearized(WHITENED, (8.0, 0.125)),
     "whitened, mask off, 5 to 0.125": linearized(WHITENED, (5.0, 0.125)),
     "the same on a matched pyramid": on_pyramid(WHITENED, (5.0, 0.125)),
-    "training()": linearized(TRAINING),
+    "whitened, sigma 0.3, masked": linearized(MASKED),
     "default": linearized(DEFAULT),
     "default, plane": linearized(PLANE),
     "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),

@@ -26,9 +26,9 @@ from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from benchmarks.samplers import (
     DEFAULT,
+    MASKED,
     PAPER,
     PLANE,
-    TRAINING,
     WHITENED,
     Read,
     Sampler,
@@ -62,7 +62,7 @@ SAMPLERS: dict[str, Sampler] = {
     "whitened, mask off, sigma = 4": linearized(replace(WHITENED, sigma=4)),
     "whitened on a matched pyramid": on_pyramid(WHITENED),
     "the same, sigma = 2": on_pyramid(replace(WHITENED, sigma=2)),
-    "training()": linearized(TRAINING),
+    "whitened, sigma 0.3, masked": linearized(MASKED),
     "default": linearized(DEFAULT),
     "default, plane": linearized(PLANE),
     "default, sigma = 1": linearized(replace(DEFAULT, sigma=1)),

@@ -28,7 +28,8 @@ PLANE = LinearizedSampling(slope="plane")
 PAPER = LinearizedSampling.paper()
 RELEASED = replace(PAPER, sigma=0.25, mask_out_of_bounds=False)
 WHITENED = LinearizedSampling.alignment()
-TRAINING = LinearizedSampling.training()
+# Whitened samples over the area of an output pixel, masked: the best of drawn samples for training.
+MASKED = LinearizedSampling(num_samples=8, sigma=0.3, mask_out_of_bounds=True, pattern="whitened", slope="plane")
 
 # The number of blurred images that stand for a scale space while its blur is annealed.
 _LEVELS = 10

@@ -178,20 +178,3 @@ class LinearizedSampling:
             False
         """
         return cls(num_samples=8, sigma=1.0, jitter=1.0, pattern="whitened", slope="plane")
-
-    @classmethod
-    def training(cls) -> "LinearizedSampling":
-        """For a network that learns where to look: whitened samples over the area of an output pixel.
-
-        Samples with a standard deviation of 0.3 output pixels estimate the mean over the pixel under any warp: a wider
-        spread mixes in neighbours, a narrower one reads few of the texels. The mask keeps the edge of the image, often
-        the strongest edge in view, out of value and slope. Test the network with the same sampling it was trained with,
-        or with more samples. Without jitter, a single output pixel, or one row or column of them, has its full slope
-        only if :func:`grid_sample_linearized` is given a ``jacobian``.
-
-        Example:
-            >>> training = LinearizedSampling.training()
-            >>> training.sigma, training.jitter
-            (0.3, 0.0)
-        """
-        return cls(num_samples=8, sigma=0.3, mask_out_of_bounds=True, pattern="whitened", slope="plane")

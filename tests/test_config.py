@@ -37,9 +37,8 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         LinearizedSampling(**settings)
 
 
-def test_presets_are_whitened_and_differ_in_mask_and_spread():
+def test_for_alignment_the_papers_samples_are_whitened_and_not_masked():
     assert LinearizedSampling.alignment() == paper(pattern="whitened", mask_out_of_bounds=False)
-    assert LinearizedSampling.training() == paper(pattern="whitened", sigma=0.3, jitter=0.0)
 
 
 def test_settings_are_frozen_hashable_and_picklable():

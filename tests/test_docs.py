@@ -36,7 +36,7 @@ COLUMNS = {
     "released settings": "released code",
     "the paper's settings": "paper",
     "paper's text": "paper",
-    "`training()`": "whitened, sigma 0.3, jitter 0",
+    "whitened, masked": "whitened, sigma 0.3, jitter 0",
     "supersampled": "supersampled 3 x 3",
     "mipmap": "mipmap",
 }

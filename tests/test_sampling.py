@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle import linearized, pixels_of, points_of, value_and_slopes
 from settings import paper
 
-from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized, grid_sample_value_and_slope
+from lms_geometry import draw_noise, grid_sample_linearized, grid_sample_value_and_slope
 
 PAPER = paper()
 WHITENED = paper(pattern="whitened", mask_out_of_bounds=False)
@@ -345,7 +345,9 @@ def test_without_jitter_an_output_of_one_pixel_along_an_axis_has_a_slope_there_o
     grid = _affine_grid([[[0.3, 0.0, 0.1], [0.0, 0.3, 0.1]]], 1, size)
     for jacobian in (None, torch.eye(2).view(1, 1, 1, 2, 2)):
         _, slope = value_and_slopes(
-            lambda p, j=jacobian: grid_sample_linearized(image, p, sampling=LinearizedSampling.training(), jacobian=j),
+            lambda p, j=jacobian: grid_sample_linearized(
+                image, p, sampling=paper(pattern="whitened", sigma=0.3, jitter=0.0), jacobian=j
+            ),
             grid,
             (40, 40),
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.antialiasing import mipmapped, pooled
 from benchmarks.peers import MULTI_SCALE, blurred
+from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, draw_noise, grid_sample_linearized
 
 
@@ -127,8 +128,7 @@ UNMASKED = f"{TRAINING}, mask off"
 DEFAULT = "default"
 _DEFAULT = LinearizedSampling()
 _PAPER = LinearizedSampling.paper()
-_TRAINING = LinearizedSampling.training()
-_UNMASKED = replace(_TRAINING, mask_out_of_bounds=False)
+_UNMASKED = replace(MASKED, mask_out_of_bounds=False)
 COMPARED = {
     BILINEAR: Sampler(),
     "multi-scale (1, 5, 10)": Sampler(blurs=MULTI_SCALE),
@@ -140,7 +140,7 @@ COMPARED = {
     "mipmap, border padding": Sampler(mipmap=0.0, padding_mode="border"),
     "paper": Sampler(_PAPER),
     "released code": Sampler(replace(_PAPER, sigma=0.25, mask_out_of_bounds=False), follows_warp=False),
-    TRAINING: Sampler(_TRAINING),
+    TRAINING: Sampler(MASKED),
     UNMASKED: Sampler(_UNMASKED),
     DEFAULT: Sampler(_DEFAULT),
     f"{DEFAULT}, border padding": Sampler(_DEFAULT, padding_mode="border"),
@@ -161,16 +161,16 @@ VARIED = {
     "paper, border padding": Sampler(_PAPER, padding_mode="border"),
     f"{DEFAULT}, K = 16": Sampler(replace(_DEFAULT, num_samples=16)),
     f"{DEFAULT}, slope of a plane": Sampler(replace(_DEFAULT, slope="plane")),
-    f"{TRAINING}, border padding": Sampler(_TRAINING, padding_mode="border"),
-    "whitened, sigma 0.2, jitter 0": Sampler(replace(_TRAINING, sigma=0.2)),
-    "whitened, sigma 0.5, jitter 0": Sampler(replace(_TRAINING, sigma=0.5)),
-    "whitened, sigma 0.25, jitter 1": Sampler(replace(_TRAINING, sigma=0.25, jitter=1.0)),
-    "whitened, sigma 1 to 0.3, jitter 0": Sampler(_TRAINING, anneal=(1.0, 20_000)),
-    "independent, sigma 0.3, jitter 0": Sampler(replace(_TRAINING, pattern="gaussian")),
-    f"{TRAINING}, K = 32": Sampler(replace(_TRAINING, num_samples=32)),
-    f"{TRAINING}, noise for each image": Sampler(_TRAINING, noise_for_each_image=True),
-    f"{TRAINING}, noise drawn once": Sampler(_TRAINING, noise_drawn_once=True),
-    f"{TRAINING}, no intercept": Sampler(replace(_TRAINING, intercept=False)),
-    f"{TRAINING}, slope of bilinear": Sampler(_TRAINING, slope_of_bilinear=True),
+    f"{TRAINING}, border padding": Sampler(MASKED, padding_mode="border"),
+    "whitened, sigma 0.2, jitter 0": Sampler(replace(MASKED, sigma=0.2)),
+    "whitened, sigma 0.5, jitter 0": Sampler(replace(MASKED, sigma=0.5)),
+    "whitened, sigma 0.25, jitter 1": Sampler(replace(MASKED, sigma=0.25, jitter=1.0)),
+    "whitened, sigma 1 to 0.3, jitter 0": Sampler(MASKED, anneal=(1.0, 20_000)),
+    "independent, sigma 0.3, jitter 0": Sampler(replace(MASKED, pattern="gaussian")),
+    f"{TRAINING}, K = 32": Sampler(replace(MASKED, num_samples=32)),
+    f"{TRAINING}, noise for each image": Sampler(MASKED, noise_for_each_image=True),
+    f"{TRAINING}, noise drawn once": Sampler(MASKED, noise_drawn_once=True),
+    f"{TRAINING}, no intercept": Sampler(replace(MASKED, intercept=False)),
+    f"{TRAINING}, slope of bilinear": Sampler(MASKED, slope_of_bilinear=True),
 }
 SAMPLERS = COMPARED | VARIED

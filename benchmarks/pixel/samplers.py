@@ -11,6 +11,7 @@ from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
 from benchmarks import antialiasing
+from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, grid_sample_linearized, homography_warp_linearized
 
 Size = tuple[int, int]
@@ -59,7 +60,7 @@ SAMPLERS: dict[str, View] = {
     "supersampled 4 x 4": supersampled(4),
     "mipmap": mipmapped,
     "paper": linearized(LinearizedSampling.paper()),
-    "training": linearized(LinearizedSampling.training()),
+    "whitened, sigma 0.3, masked": linearized(MASKED),
     DEFAULT: linearized(LinearizedSampling()),
     "default, K = 16": linearized(LinearizedSampling(num_samples=16)),
 }
