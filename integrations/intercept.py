@@ -7,10 +7,11 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling

@@ -6,13 +6,10 @@ The names, parameters and conventions are those of ``kornia.geometry``.
 from collections.abc import Sequence
 
 import torch
-from kornia.geometry.conversions import (
-    convert_affinematrix_to_homography,
-    normalize_homography,
-    normalize_pixel_coordinates,
-)
+from kornia.geometry.conversions import convert_affinematrix_to_homography, normalize_pixel_coordinates
 from torch import Tensor
 
+from lms_geometry._kornia import normalize_homography
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import (
     MODES,

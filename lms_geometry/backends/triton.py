@@ -173,7 +173,7 @@ def _interpreted() -> bool:
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which the tensor's device is the current one, since that is where Triton launches."""
-    return nullcontext() if tensor.device.type == "cpu" else torch.accelerator.device_index(tensor.device.index)
+    return nullcontext() if tensor.device.type == "cpu" else getattr(torch, tensor.device.type).device(tensor.device)
 
 
 def _extent(image: Tensor) -> int:
