@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import _torch_private, calls
+from lms_geometry._torch_private import as_constant
+
+from . import calls
 
 if TYPE_CHECKING:
     from .intercept import Patch
 
-_BACKWARD = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+# A tuple: torch before 2.8 cannot compile the look-up of a function in a set.
+_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
 class Mode(TorchFunctionMode):
@@ -33,7 +36,7 @@ class Mode(TorchFunctionMode):
         self.patch = patch
         self.is_block = is_block
         self.calls_elsewhere = 0
-        self.holds_here = _torch_private.as_constant(lambda: self._holds_here())
+        self.holds_here = as_constant(lambda: self._holds_here())
 
     def __torch_function__(
         self,
