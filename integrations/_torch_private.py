@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lms_geometry._torch_private import as_constant as as_constant  # the integrations find it here too
+
 _EVAL_FRAME = Path(torch.__file__).parent / "_dynamo" / "eval_frame.py"
 
 # The file whose frames run the graphs that torch.compile made, or None where torch has no such file.
@@ -45,7 +47,10 @@ def is_exporting() -> bool:
 
     All that hangs on it is a warning that the graph holds an operator of the library.
     """
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    try:
+        return torch.compiler.is_exporting()
+    except AttributeError:
+        return False
 
 
 def no_transforms() -> AbstractContextManager[Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lms_geometry._torch_private import as_constant
 from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.sampling import grid_sample_linearized
@@ -116,7 +115,7 @@ class Patch:
         self._mode = modes.Mode(self, is_block=target is None)
         self._draw = Draws(seed)
         # A compiler cannot trace the Python stack, by which a call is judged, so it takes the answer as a constant.
-        self._is_swapped = as_constant(lambda *call: self._judge(*call))
+        self._is_swapped = _torch_private.as_constant(lambda *call: self._judge(*call))
         self._lines_without_gradient: set[tuple[call_stack.Frame, ...]] = set()
         self._skipped_runs = False
         self._entered = target is not None

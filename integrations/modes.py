@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lms_geometry._torch_private import as_constant
-
-from . import calls
+from . import _torch_private, calls
 
 if TYPE_CHECKING:
     from .intercept import Patch
@@ -36,7 +34,7 @@ class Mode(TorchFunctionMode):
         self.patch = patch
         self.is_block = is_block
         self.calls_elsewhere = 0
-        self.holds_here = as_constant(lambda: self._holds_here())
+        self.holds_here = _torch_private.as_constant(lambda: self._holds_here())
 
     def __torch_function__(
         self,

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import replace
 
 import pytest
+import torch
 from kornia.geometry.conversions import normal_transform_pixel
 
 from lms_geometry import LinearizedSampling
@@ -14,10 +15,20 @@ def paper(**changes):
     return replace(LinearizedSampling.paper(), **changes)
 
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 KORNIA_TAKES_FLAG = "align_corners" in inspect.signature(normal_transform_pixel).parameters
 
 
-def skip_where_old_kornia_differs(align_corners, padding_mode="zeros"):
-    """Kornia before 0.9 puts -1 and 1 at texel centres whatever the flag, and fills images of three channels only."""
-    if not KORNIA_TAKES_FLAG and (not align_corners or padding_mode == "fill"):
+def needs_torch(*version, because):
+    """Skip a test under an older torch. The page on installation lists these reasons."""
+    return pytest.mark.skipif(version > TORCH, reason=f"torch before {version[0]}.{version[1]} {because}")
+
+
+def skip_where_old_kornia_differs(align_corners, *others):
+    """Kornia before 0.9 puts -1 and 1 at texel centres whatever the flag.
+
+    ``others`` says whether it differs in other ways: it fills images of three channels only, and a homography of pixels
+    is not made a normalised one, or is sampled bilinearly whatever the mode.
+    """
+    if not KORNIA_TAKES_FLAG and (not align_corners or any(others)):
         pytest.skip("kornia before 0.9 has another convention here")
