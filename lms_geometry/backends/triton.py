@@ -31,7 +31,7 @@ def unavailable_reason() -> str | None:
     if not _interpreted():
         try:
             triton.runtime.driver.active.get_current_target()
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # Triton may call a compiler to find out
+        except (AttributeError, RuntimeError, OSError, subprocess.SubprocessError) as error:  # It may call a compiler.
             return f"Triton finds no GPU: {error}"
     return None
 
