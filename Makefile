@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# The versions to install, for example constraints/torch-2.6.txt; see that folder.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
 .PHONY: demo test docs clean
@@ -16,12 +18,12 @@ docs: .venv/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 .venv/docs: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
 	touch $@
 
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard lms_geometry/backends/_cpu*.[ch])
+.venv/installed: pyproject.toml setup.py $(CONSTRAINTS) $(wildcard lms_geometry/backends/_cpu*.[ch])
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 clean:

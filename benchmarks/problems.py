@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.conversions import convert_affinematrix_to_homography, normalize_homography
+from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
 from benchmarks.samplers import Sampler
+from lms_geometry._kornia import normalize_homography
 from lms_geometry.registration.adam import minimise
 from lms_geometry.registration.metrics import corner_error
 from lms_geometry.registration.motion import rotation_scale_matrix

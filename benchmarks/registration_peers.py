@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from kornia.geometry import ImageRegistrator
-from kornia.geometry.conversions import denormalize_homography, normalize_homography
-from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
 from benchmarks.problems import normalised
 from lms_geometry import Adam, GaussNewton, register
+from lms_geometry._kornia import denormalize_homography, homography_warp, normalize_homography
 
 Method = Callable[[Tensor, Tensor, int], Tensor]
 

@@ -120,14 +120,21 @@ def linearized(sampling: LinearizedSampling, backend: str) -> Sampler:
     return sample
 
 
-def measure(case: Case, samplers: Mapping[str, Sampler], rounds: int, device: torch.device) -> list[Row]:
-    """A row per sampler. Ratios are to the first sampler."""
+def measure(
+    case: Case,
+    samplers: Mapping[str, Sampler],
+    rounds: int,
+    device: torch.device,
+    layout: Callable[[Tensor], Tensor] = lambda image: image,
+) -> list[Row]:
+    """A row per sampler. Ratios are to the first sampler. ``layout`` gives the image its dtype and its strides."""
     B, C, H, W, h, w, covered, image_gradient = case
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(B, C, H, W, generator=generator).to(device).requires_grad_(image_gradient)
+    image = torch.rand(B, C, H, W, generator=generator).to(device)
+    image = layout(image).requires_grad_(image_gradient)
     theta = covered * torch.eye(2, 3) + 0.05 * covered * torch.randn(B, 2, 3, generator=generator)
     grid = F.affine_grid(theta, [B, C, h, w], align_corners=False).to(device).requires_grad_()
-    weight = torch.rand(B, C, h, w, generator=generator).to(device)
+    weight = torch.rand(B, C, h, w, generator=generator).to(image)
 
     def forward(sampler: Sampler) -> None:
         with torch.no_grad():

@@ -1,10 +1,9 @@
-"""The private names of torch that the integrations use. All other names of torch that they use are public.
+"""The names of torch that the integrations use and that are private, or newer than the oldest version they run with.
 
 A version of torch may rename them. So each is looked up when it is needed, and the text beside it says what is done
 without it. Where that loses something, :func:`limits` or the row of a call in the report says so.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from lms_geometry._torch_private import as_constant as as_constant  # the integrations find it here too
 
 _EVAL_FRAME = Path(torch.__file__).parent / "_dynamo" / "eval_frame.py"
 
@@ -41,15 +42,15 @@ def limits(seeded: bool) -> list[str]:
     return lines
 
 
-def as_constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a function whose result torch.compile is to take as a constant instead of tracing the function.
+def is_exporting() -> bool:
+    """Whether ``torch.export`` makes a graph. Torch before 2.7 does not say, and no is the answer then.
 
-    The public ``torch.compiler.assume_constant_result`` sets the same mark, but imports the compiler first, which takes
-    a second or more. A version of torch that does not know the mark ends its graph at the call: the result is the same
-    and slower, and ``fullgraph=True`` raises an error.
+    All that hangs on it is a warning that the graph holds an operator of the library.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
+    try:
+        return torch.compiler.is_exporting()
+    except AttributeError:
+        return False
 
 
 def no_transforms() -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ from lms_geometry.autocast import is_autocast
 from lms_geometry.checks import MODES, PADDING_MODES
 from lms_geometry.differentiation import carries_gradient
 
-SAMPLERS = {
+SAMPLERS = (
     F.grid_sample,
     torch.grid_sampler,
     torch.grid_sampler_2d,
@@ -20,7 +20,7 @@ SAMPLERS = {
     torch.ops.aten.grid_sampler.default,
     torch.ops.aten.grid_sampler_2d,
     torch.ops.aten.grid_sampler_2d.default,
-}
+)
 NO_GRADIENT = "grid carries no gradient"
 
 

@@ -50,4 +50,4 @@ class Draws:
             if len(self._tickets) > _TICKETS_KEPT:
                 self._tickets.pop(next(iter(self._tickets)))
         digest = hashlib.blake2b(f"{self._seed} {device} {number}".encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

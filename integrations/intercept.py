@@ -7,10 +7,11 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
@@ -303,7 +304,7 @@ class Patch:
         self._table.add(stack.frames, modules, call, outcome)
         if outcome.swap and call is not None and call.align_corners is None:
             call_stack.warn(_ALIGN_CORNERS, stack.frames)
-        if outcome.swap and (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+        if outcome.swap and (_torch_private.is_exporting() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
             call_stack.warn(_IN_GRAPH, stack.frames)
         return outcome.swap
 

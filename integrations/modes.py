@@ -18,7 +18,8 @@ from . import _torch_private, calls
 if TYPE_CHECKING:
     from .intercept import Patch
 
-_BACKWARD = {Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+# A tuple: torch before 2.8 cannot compile the look-up of a function in a set.
+_BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
 class Mode(TorchFunctionMode):

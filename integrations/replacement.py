@@ -7,9 +7,9 @@ import threading
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Self
 
 from torch import nn
+from typing_extensions import Self
 
 from . import call_stack
 

@@ -1,4 +1,7 @@
-"""All the private names of torch that the package uses, each with a safe answer for a torch without it.
+"""The names of torch that are private, or newer than the oldest version that the package runs with.
+
+Each has a safe answer for a torch without it. No other file of the package has such names, but for
+``integrations/_torch_private.py``.
 
 ``torch.func`` wraps a tensor once for each transform around a call, and no public function tells whether one of these
 transforms takes a derivative. Where a name is gone, the answer is that one does: then samples are drawn that nobody
@@ -50,3 +53,20 @@ def holds_at_some_level(condition: Callable[[Tensor], bool], tensor: Tensor) -> 
         tensor = _unwrapped(tensor)
     with _outside_innermost():
         return holds_at_some_level(condition, tensor)
+
+
+def as_constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function whose result torch.compile is to take as a constant instead of tracing the function.
+
+    The public ``torch.compiler.assume_constant_result`` sets the same mark, but imports the compiler first, which takes
+    a second or more. A version of torch that does not know the mark ends its graph at the call: the result is the same
+    and slower, and ``fullgraph=True`` raises an error.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@as_constant
+def has_autocast(device_type: str) -> bool:
+    """Whether a type of device has autocast. Torch before 2.11 cannot compile the question."""
+    return torch.amp.is_autocast_available(device_type)

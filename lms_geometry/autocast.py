@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from lms_geometry._torch_private import has_autocast
+
 
 def is_autocast(device: torch.device) -> bool:
     """Whether autocast is on."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return has_autocast(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast off."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()

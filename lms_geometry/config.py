@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 Pattern = Literal["fixed", "gaussian", "whitened"]
 Slope = Literal["edges", "plane"]
+_CHOICES = {"pattern": get_args(Pattern), "slope": get_args(Slope)}  # torch before 2.8 cannot compile ``get_args``
 
 # The standard deviation of a uniform distribution over a square of side 1: the area of an output pixel.
 PIXEL = 12**-0.5
@@ -94,7 +95,7 @@ class LinearizedSampling:
     slope: Slope = "edges"
 
     def __post_init__(self) -> None:
-        for name, choices in (("pattern", get_args(Pattern)), ("slope", get_args(Slope))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         for name in ("intercept", "mask_out_of_bounds"):

@@ -1,9 +1,9 @@
 """Matrices, and the output pixels sent through them: a grid of source points and its exact Jacobian."""
 
 import torch
-from kornia.geometry.conversions import normal_transform_pixel
-from kornia.geometry.grid import create_meshgrid
 from torch import Tensor
+
+from lms_geometry._kornia import create_meshgrid, normal_transform_pixel
 
 # The smallest determinant or depth that is divided by. One nearer to 0 counts as 0, because the square of its
 # reciprocal, and so the gradient through it, would not be finite in float32.

@@ -6,13 +6,10 @@ The names, parameters and conventions are those of ``kornia.geometry``.
 from collections.abc import Sequence
 
 import torch
-from kornia.geometry.conversions import (
-    convert_affinematrix_to_homography,
-    normalize_homography,
-    normalize_pixel_coordinates,
-)
+from kornia.geometry.conversions import convert_affinematrix_to_homography, normalize_pixel_coordinates
 from torch import Tensor
 
+from lms_geometry._kornia import normalize_homography
 from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import (
     MODES,
@@ -280,7 +277,8 @@ def warp_pixels(
         return sample_at(src, grid, jacobian, reading, sampling, noise, generator)
     # A channel of ones beside the image says, at every output pixel, how much of it is image and how much is fill.
     src = torch.cat((src, torch.ones_like(src[:, :1])), 1)
-    out = sample_at(src, grid, jacobian, reading._replace(padding_mode="zeros"), sampling, noise, generator)
+    reading = Reading(reading.mode, "zeros", reading.align_corners)
+    out = sample_at(src, grid, jacobian, reading, sampling, noise, generator)
     out, coverage = out[:, :-1], out[:, -1:]
     return out if fill_value is None else out + (1 - coverage) * _fill_of(fill_value, out)
 

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from settings import paper
 
 from lms_geometry import backends, draw_noise, grid_sample_linearized
-from lms_geometry.backends import cpu, eager
+from lms_geometry.backends import cpu, cpu_threads, eager
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -162,7 +162,12 @@ def test_without_intercept_cpu_reads_what_grid_sample_reads_whatever_the_samples
 
 
 @needs_cpu
-def test_the_number_of_threads_changes_no_digit():
+@pytest.mark.parametrize("team", ["torch's", "Python's"])
+def test_the_number_of_threads_changes_no_digit(team, monkeypatch):
+    if team == "Python's":
+        monkeypatch.setattr(cpu_threads, "_team", None)
+    elif sys.platform != "win32":
+        assert cpu_threads._team is not None
     threads = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     results = []

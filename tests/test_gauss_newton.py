@@ -1,8 +1,8 @@
 import pytest
 import torch
-from kornia.geometry import homography_warp
 from settings import paper
 
+from lms_geometry._kornia import homography_warp
 from lms_geometry.registration.gauss_newton import _normal_equations, _step
 from lms_geometry.registration.motion import PARAMETERS, motion_matrix
 from lms_geometry.registration.problem import Problem

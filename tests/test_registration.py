@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kornia.geometry import homography_warp, warp_perspective
+from kornia.geometry import warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
 from settings import paper
 
 from lms_geometry import Adam, Annealed, GaussNewton, LinearizedSampling, register
+from lms_geometry._kornia import homography_warp
 
 
 @pytest.mark.parametrize("motion", [*MOTIONS, "homography"])

@@ -2,13 +2,13 @@ import json
 
 import pytest
 import torch
-from kornia.geometry.transform import homography_warp
 from PIL import Image
 from skimage import data
 
 from benchmarks import registration
 from benchmarks.datasets import load_images
 from benchmarks.runs import fingerprint
+from lms_geometry._kornia import homography_warp
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
-from kornia.geometry import homography_warp, warp_perspective
+from kornia.geometry import warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
 from settings import paper
 
 from lms_geometry import Adam, Annealed, GaussNewton, LinearizedSampling, Stage, register
+from lms_geometry._kornia import homography_warp
 from lms_geometry.registration import gauss_newton
 from lms_geometry.registration.schedule import SEARCH
 

@@ -1,8 +1,9 @@
 """One job: read the samples around every point and fit. Every backend gives the same numbers.
 
-The choice is automatic: ``cpu`` for the CPU and ``triton`` for other devices where they are available, and ``eager``
-for all that those two cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to use instead. A backend
-is a module with the functions of :mod:`lms_geometry.backends.eager`.
+The choice is automatic: ``cpu`` for the CPU where it is available, and ``eager`` for other devices and for all that
+``cpu`` cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to try first. ``triton`` is used only
+where it is named so, because it has not run on a GPU yet. A backend is a module with the functions of
+:mod:`lms_geometry.backends.eager`.
 """
 
 import os
@@ -63,9 +64,9 @@ def _choose(device: torch.device, supported: Callable[[ModuleType], bool]) -> Mo
         reason = unavailable_reason(forced)
         if reason is not None:
             raise RuntimeError(f"{VARIABLE} asks for the backend {forced!r}, but {reason}; unset it to do without")
-    name = forced or ("cpu" if device.type == "cpu" else "triton")
-    if unavailable_reason(name) is None and supported(_load(name)):
-        return _load(name)
+    for name in (forced, "cpu" if device.type == "cpu" else "eager"):
+        if name and unavailable_reason(name) is None and supported(_load(name)):
+            return _load(name)
     return _load("eager")
 
 

@@ -2,11 +2,21 @@
  * of _cpu_kernel.h, which holds the arithmetic, for every instruction set. It is plain C with GNU vector types, without
  * a header of Python or torch: Python loads the library with ctypes. */
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(_WIN32) /* whose C library has other names for aligned memory, which `free` must not be given */
+#include <malloc.h>
+#define aligned_alloc(alignment, size) _aligned_malloc(size, alignment)
+#define malloc(size) _aligned_malloc(size, 16)
+#define free _aligned_free
+#endif
 
 enum { ZEROS, BORDER, REFLECTION }; /* in the order of PADDING_MODES in checks.py */
 
@@ -125,16 +135,20 @@ END_TARGET
 #include "_cpu_area_reads.h"
 #include "_cpu_area_jobs.h"
 
-/* The widest instruction set of this machine. Python calls `sample` and `gradient` of that set. */
+/* The widest instruction set of this machine, if its operating system keeps the registers too. Python calls `sample`
+ * and the other jobs of that set. (The compilers' own functions for this are not in every runtime library.) */
 const char *instruction_set(void)
 {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512dq"))
-        return "avx512";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return "avx2";
+    const uint32_t avx512 = bit_AVX512F | bit_AVX512VL | bit_AVX512BW | bit_AVX512DQ;
+    const uint32_t wide = 0x06, wider = 0xe6; /* the registers of AVX, and those of AVX-512 too, as XGETBV names them */
+    uint32_t eax, features, others, edx, kept;
+    if (!__get_cpuid(1, &eax, &features, &others, &edx) || !(others & bit_OSXSAVE) || !(others & bit_FMA))
+        return "baseline";
+    __asm__("xgetbv" : "=a"(kept), "=d"(edx) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &eax, &features, &others, &edx) || !(features & bit_AVX2) || (kept & wide) != wide)
+        return "baseline";
+    return (features & avx512) == avx512 && (kept & wider) == wider ? "avx512" : "avx2";
 #endif
     return "baseline";
 }

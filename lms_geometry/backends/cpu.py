@@ -1,18 +1,18 @@
 """The fused CPU backend: one pass over the output, in float32, by a small C library.
 
 The library (``_cpu.c``) is built where there is a compiler, and is loaded here with ctypes, which releases the
-interpreter's lock during a call. It runs on torch's own threads. README.md gives the reasons for its design.
+interpreter's lock during a call. ``cpu_threads.py`` has the threads. README.md gives the reasons for its design.
 """
 
 import ctypes
 import importlib.util
-import os
-from ctypes import byref, c_char_p, c_uint
+from ctypes import c_char_p
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lms_geometry.backends import cpu_threads
 from lms_geometry.backends.common import (
     batch_stride,
     compact,
@@ -22,6 +22,7 @@ from lms_geometry.backends.common import (
     usable_points,
 )
 from lms_geometry.backends.cpu_jobs import JOBS, GradientJob, SampleJob
+from lms_geometry.backends.cpu_threads import threads_for
 from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.footprint import Placement
@@ -31,9 +32,6 @@ __all__ = ["grid_gradient", "image_gradient", "sample", "supports", "supports_gr
 # The number of channels that the library reads at once where they lie side by side. An image with fewer channels is
 # read plane by plane.
 _CHANNELS_AT_ONCE = 8
-
-# The fewest reads for which waking another thread saves time.
-_READS_A_THREAD = 1 << 15
 
 
 def unavailable_reason() -> str | None:
@@ -127,20 +125,9 @@ def grid_gradient(gradient: Tensor, slope: Tensor) -> Tensor:
     return out
 
 
-def threads_for(reads: int) -> int:
-    """The number of torch's threads that are worth waking."""
-    if _team is None or _forked:
-        return 1
-    return max(1, min(torch.get_num_threads(), reads // _READS_A_THREAD))
-
-
 def run(kernel: str, job: ctypes.Structure, threads: int) -> None:
-    """Do a job on a number of threads, each of which takes parts of it until none is left."""
-    function = getattr(_library, f"{kernel}_{_instructions}")
-    if threads > 1 and _team is not None:
-        _team(function, byref(job), c_uint(threads), c_uint(0))
-    else:
-        function(byref(job))
+    """Do a job on a number of threads, by the kernel for this machine's instruction set."""
+    cpu_threads.run(getattr(_library, f"{kernel}_{_instructions}"), job, threads)
 
 
 def _load() -> ctypes.CDLL | None:
@@ -160,28 +147,8 @@ def _load() -> ctypes.CDLL | None:
     return library
 
 
-def _find_team() -> "ctypes._NamedFuncPointer | None":
-    """``GOMP_parallel`` of the OpenMP library that torch has loaded. GNU's, LLVM's and Intel's all have it."""
-    if not torch.backends.openmp.is_available():
-        return None
-    try:
-        return ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, TypeError):  # the symbol is missing, or this is Windows, which has no list of all symbols
-        return None
-
-
-def _note_fork() -> None:
-    """Remember that this process is a fork: it has none of its parent's threads, for which OpenMP would wait."""
-    global _forked
-    _forked = True
-
-
 _library = _load()
-_team = _find_team()
-_forked = False
 _instructions = ""
 if _library is not None:
     _library.instruction_set.restype = c_char_p
     _instructions = _library.instruction_set().decode()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_note_fork)

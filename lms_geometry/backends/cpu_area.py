@@ -18,8 +18,9 @@ from lms_geometry.backends.common import (
     unexpanded,
     usable_points,
 )
-from lms_geometry.backends.cpu import run, threads_for
+from lms_geometry.backends.cpu import run
 from lms_geometry.backends.cpu_jobs import AreaJob
+from lms_geometry.backends.cpu_threads import threads_for
 from lms_geometry.checks import PADDING_MODES
 from lms_geometry.config import Averaging, Reading
 from lms_geometry.limits import TOLERANCE

@@ -31,7 +31,7 @@ def unavailable_reason() -> str | None:
     if not _interpreted():
         try:
             triton.runtime.driver.active.get_current_target()
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # Triton may call a compiler to find out
+        except (AttributeError, RuntimeError, OSError, subprocess.SubprocessError) as error:  # It may call a compiler.
             return f"Triton finds no GPU: {error}"
     return None
 
@@ -173,7 +173,7 @@ def _interpreted() -> bool:
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which the tensor's device is the current one, since that is where Triton launches."""
-    return nullcontext() if tensor.device.type == "cpu" else torch.accelerator.device_index(tensor.device.index)
+    return nullcontext() if tensor.device.type == "cpu" else getattr(torch, tensor.device.type).device(tensor.device)
 
 
 def _extent(image: Tensor) -> int:

@@ -5,13 +5,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from kornia.geometry.conversions import (
-    denormalize_homography,
-    normalize_homography,
-)
-from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
+from lms_geometry._kornia import denormalize_homography, homography_warp, normalize_homography
 from lms_geometry.registration import Adam, Registration, register
 from lms_geometry.registration.metrics import corner_error
 from lms_geometry.registration.plotting import draw_outline, draw_path, new_figure, outline, show

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kornia.geometry.conversions import denormalize_homography, normalize_homography
 from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
+from lms_geometry._kornia import denormalize_homography, normalize_homography
 from lms_geometry.cli.images import SUFFIXES, InputError, checkerboard, read_image, shrink, write_image
 from lms_geometry.registration import GaussNewton, register
 from lms_geometry.registration.plotting import overlay

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
+from lms_geometry._kornia import homography_warp
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.homography import homography_warp_linearized
 from lms_geometry.registration.motion import PARAMETERS, motion_matrix

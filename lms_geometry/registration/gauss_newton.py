@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from kornia.geometry.grid import create_meshgrid
 from torch import Tensor
 
+from lms_geometry._kornia import create_meshgrid
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
 NAMES = {
-    "hooks": lambda patch: patch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    "hooks": lambda patch: patch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks", raising=False),
     "stack": lambda patch: patch.delattr(torch._guards.TracingContext, "extract_stack"),
     "transforms": lambda patch: patch.delattr(pyfunctorch, "temporarily_clear_interpreter_stack"),
     "version": lambda patch: patch.setattr(torch.Tensor, "_version", property(lambda self: self.gone), raising=False),
@@ -37,7 +37,8 @@ names = {
     "_guards": torch,
 }
 for name, owner in names.items():
-    delattr(owner, name)
+    if hasattr(owner, name):  # an old version has not all of them
+        delattr(owner, name)
     for module in [module for module in sys.modules if module.startswith("lms_geometry.integrations")]:
         del sys.modules[module]
     from lms_geometry import LinearizedSampling
