@@ -71,7 +71,7 @@ struct areas {
     int usable;                                                 /* whether grid_sample can be given all points */
     int narrow;                                                 /* whether texel differences enter somewhere */
     int shrinks;                                                /* whether some pixel of the block has an area */
-    int32_t outside[BLOCK], all_outside;                        /* which pixels read zeros only, and whether all do */
+    int32_t outside[BLOCK / 4], all_outside;                    /* which fours of pixels read zeros only; if all do */
 };
 
 /* The steps from pixel to pixel of an affine grid, in its units, x and y in turn, as often as a block has points. */

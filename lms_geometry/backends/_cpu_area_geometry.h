@@ -127,15 +127,17 @@ static void area_share(const struct area_job *job, int64_t image, float within, 
 static void area_find_outside(const struct area_job *job, struct areas *a)
 {
     const float width = job->width, height = job->height, reaches = a->shrinks ? 0.5f : 0;
-    int all = 1;
+    int32_t outside[BLOCK], all = 1;
     EACH(i) {
         const float reach_x = reaches * (fabsf(a->xx[i]) + fabsf(a->xy[i]));
         const float reach_y = reaches * (fabsf(a->yx[i]) + fabsf(a->yy[i]));
-        a->outside[i] = (a->x[i] + reach_x < -1) | (a->x[i] - reach_x > width) | (a->y[i] + reach_y < -1)
+        outside[i] = (a->x[i] + reach_x < -1) | (a->x[i] - reach_x > width) | (a->y[i] + reach_y < -1)
             | (a->y[i] - reach_y > height);
     }
-    for (int i = 0; i < BLOCK; i++)
+    for (int i = 0; i < BLOCK / 4; i++) {
+        a->outside[i] = outside[4 * i] & outside[4 * i + 1] & outside[4 * i + 2] & outside[4 * i + 3];
         all &= a->outside[i];
+    }
     a->all_outside = all;
 }
 
@@ -175,9 +177,10 @@ static struct areas *area_locate(const struct area_job *job, int64_t image, int6
         a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
         a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
     }
-    a->all_outside = 0;
     if (job->padding == ZEROS)
         area_find_outside(job, a);
+    else
+        memset(a->outside, 0, sizeof a->outside + sizeof a->all_outside);
     return a;
 }
 

@@ -85,14 +85,14 @@ void area_mean(struct area_job *job)
                 continue;
             }
             area_nodes(a, &n);
-            area_pad(job, &n);
+            area_pad(job, &n, 0);
             const int rows = area_windows(job, &n);
             if (rows == 3)
-                area_read(job, &n, image, first, pixels_here, 3);
+                area_read(job, &n, a->outside, image, first, pixels_here, 3);
             else if (rows == 4)
-                area_read(job, &n, image, first, pixels_here, 4);
+                area_read(job, &n, a->outside, image, first, pixels_here, 4);
             else
-                area_read(job, &n, image, first, pixels_here, 2);
+                area_read(job, &n, a->outside, image, first, pixels_here, 2);
         }
     }
     if (any_plain)
@@ -106,7 +106,7 @@ void area_mean(struct area_job *job)
 ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, const struct areas *a, int64_t image,
                                   int64_t first, int pixels_here, const int rows, struct edges *e)
 {
-    area_contract(job, n, image, first, pixels_here, rows);
+    area_contract(job, n, a->outside, image, first, pixels_here, rows);
     if (a->narrow)
         area_combine(n, rows, 1, a, e);
     else
@@ -128,16 +128,16 @@ static void area_block_gradient(const struct area_job *job, const struct areas *
     }
     if (!a->shrinks) {
         area_centres(a, n);
-        area_pad(job, n);
+        area_pad(job, n, 1);
         area_windows(job, n);
-        area_contract(job, n, image, first, pixels_here, 2);
+        area_contract(job, n, a->outside, image, first, pixels_here, 2);
         area_combine(n, 2, 1, a, &e);
         memcpy(x, e.texels[0], sizeof e.texels[0]);
         memcpy(y, e.texels[1], sizeof e.texels[1]);
         return;
     }
     area_edges(a, n);
-    area_pad(job, n);
+    area_pad(job, n, a->narrow);
     const int rows = area_windows(job, n);
     if (rows == 3)
         area_sum_edges(job, n, a, image, first, pixels_here, 3, &e);
@@ -313,7 +313,7 @@ void area_image_gradient(struct area_job *job)
                 area_nodes(a, &n);
             else
                 area_centres(a, &n);
-            area_pad(job, &n);
+            area_pad(job, &n, 0);
             const int rows = area_windows(job, &n);
             if (rows == 3)
                 area_weigh(&n, 3);
