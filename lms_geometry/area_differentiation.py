@@ -5,6 +5,7 @@ point and by the Jacobian (``area.py``) are constants: a second derivative passe
 Without a Jacobian the pixel's axes are finite differences of the grid, and carry their derivative to the grid.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from lms_geometry.backends import area_operator as operator
 from lms_geometry.backends import eager_area
 from lms_geometry.backends.operator import map_batches
 from lms_geometry.config import Averaging, Reading
-from lms_geometry.differentiation import is_traced
+from lms_geometry.differentiation import carries_gradient, is_traced
 
 _Untyped = Any  # what autograd hands over
 
@@ -29,6 +30,8 @@ def area_mean(input: Tensor, grid: Tensor, jacobian: Tensor | None, averaging: A
         if _torch_private.transform_is_active():
             return _written_out(input, grid, jacobian, averaging, reading)
         return operator.area_mean_in_graph(input, grid, jacobian, *averaging, *reading)
+    if not any(map(carries_gradient, (input, grid) if jacobian is None else (input, grid, jacobian))):
+        return operator.area_mean(input, grid, jacobian, *averaging, *reading)
     return _mean(input, grid, jacobian, averaging, reading)
 
 
@@ -151,6 +154,11 @@ def _by_slopes(
     through = eager_area.gradient_through_differences(grid.detach(), by_jacobian, size, reading.align_corners)
     return by_grid + through, None
 
+
+# ``apply`` asks for the signature of ``forward`` at every call: this one is made once, and is the quickest to bind.
+_signature = inspect.signature(lambda *inputs: None)  # noqa: ARG005
+for _function in (_AreaMean, _AreaAdjoint):
+    _function.forward.__signature__ = _signature  # type: ignore[attr-defined]
 
 _mean: Callable[..., Tensor] = _AreaMean.apply
 _adjoint: Callable[..., Tensor] = _AreaAdjoint.apply

@@ -15,6 +15,8 @@ from lms_geometry.config import LinearizedSampling
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
 
+_DEFAULT = LinearizedSampling()
+
 
 def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
@@ -77,7 +79,7 @@ def check_size(name: str, value: object) -> tuple[int, int]:
 def check_sampling(sampling: object) -> LinearizedSampling:
     """Return the settings of the method, which are the default ones for ``None``, or raise."""
     if sampling is None:
-        return LinearizedSampling()
+        return _DEFAULT
     if not isinstance(sampling, LinearizedSampling):
         raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
     return sampling

@@ -39,7 +39,7 @@ def choose_for_area(image: Tensor, averaging: Averaging, reading: Reading) -> Mo
     backend = _choose(
         image.device, lambda backend: averaging.estimate == "edges" and backend.supports(image, reading.mode)
     )
-    return import_module(f"{backend.__name__}_area")
+    return _load(f"{backend.__name__.rpartition('.')[-1]}_area")
 
 
 def choose_for_gradient(gradient: Tensor) -> ModuleType:

@@ -111,6 +111,7 @@ struct samples {
 #define NAME(x) x##_avx512
 BEGIN_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #include "_cpu_kernel.h"
+#include "_cpu_area_steps.h"
 #include "_cpu_area_geometry.h"
 #include "_cpu_area_nodes.h"
 #include "_cpu_area_reads.h"
@@ -120,6 +121,7 @@ END_TARGET
 #define NAME(x) x##_avx2
 BEGIN_TARGET("avx2,fma")
 #include "_cpu_kernel.h"
+#include "_cpu_area_steps.h"
 #include "_cpu_area_geometry.h"
 #include "_cpu_area_nodes.h"
 #include "_cpu_area_reads.h"
@@ -130,6 +132,7 @@ END_TARGET
 
 #define NAME(x) x##_baseline
 #include "_cpu_kernel.h"
+#include "_cpu_area_steps.h"
 #include "_cpu_area_geometry.h"
 #include "_cpu_area_nodes.h"
 #include "_cpu_area_reads.h"

@@ -1,6 +1,6 @@
 /* The mean over the area of an output pixel and its gradients: what Python hands over (cpu_area.py mirrors the job),
- * and what a block of output pixels keeps. The arithmetic is in the four files _cpu_area_geometry.h,
- * _cpu_area_nodes.h, _cpu_area_reads.h and _cpu_area_jobs.h; names are those of area.py. */
+ * and what a block of output pixels keeps. The arithmetic is in the five files _cpu_area_steps.h,
+ * _cpu_area_geometry.h, _cpu_area_nodes.h, _cpu_area_reads.h and _cpu_area_jobs.h; names are those of area.py. */
 
 /* Offsets count floats; an offset of 0 shares one entry. */
 struct area_job {
@@ -21,6 +21,7 @@ struct area_job {
     int64_t together;                             /* channels of an image whose gradient one thread adds up */
     float side;                                   /* side of the averaged square, in output pixels */
     float limit;                                  /* source pixels per output pixel that are still no shrinking */
+    float rounding;                               /* differences between steps that are rounding, in source pixels */
     int32_t padding, align_corners;
     int64_t taken;                                /* items of work that threads have taken */
     int32_t any_area, any_plain;                  /* whether some pixel has an area, and whether some has none */
@@ -69,6 +70,28 @@ struct areas {
     struct rule along_x, along_y;                               /* along the first and the second axis of E */
     int usable;                                                 /* whether grid_sample can be given all points */
     int narrow;                                                 /* whether texel differences enter somewhere */
+    int shrinks;                                                /* whether some pixel of the block has an area */
+    int32_t outside[BLOCK / 4], all_outside;                    /* which fours of pixels read zeros only; if all do */
+};
+
+/* The steps from pixel to pixel of an affine grid, in its units, x and y in turn, as often as a block has points. */
+struct steps {
+    float right[2 * BLOCK], down[2 * BLOCK];
+    float within[2 * BLOCK]; /* how much a step may differ from these */
+    float jacobian[4];       /* the same in source pixels */
+};
+
+/* What all pixels have in common in an image with an affine grid, or with one Jacobian. */
+struct shared {
+    int64_t image;
+    struct steps steps;
+    struct areas areas;
+};
+
+/* What a thread keeps of the areas. */
+struct work {
+    struct areas own; /* those of a block whose pixels differ */
+    struct shared shared;
 };
 
 /* What the edges say, contracted with the gradient for the value: the difference of the means over two opposite edges,

@@ -1,144 +1,14 @@
 /* The areas of a block of output pixels: the equations of area.py, all pixels at once, in loops that compilers
- * vectorise. _cpu.c includes this and the next three files once for every instruction set, after _cpu_kernel.h. */
+ * vectorise. */
 
-#define area_half NAME(area_half)
-#define area_points NAME(area_points)
-#define area_neighbours NAME(area_neighbours)
-#define area_step NAME(area_step)
-#define area_jacobian NAME(area_jacobian)
-#define area_is_plain NAME(area_is_plain)
 #define area_stretch NAME(area_stretch)
 #define area_extent NAME(area_extent)
 #define area_rule NAME(area_rule)
+#define area_shape NAME(area_shape)
+#define area_share NAME(area_share)
+#define area_find_outside NAME(area_find_outside)
 #define area_locate NAME(area_locate)
 #define area_slopes NAME(area_slopes)
-
-/* Source pixels per grid unit along an axis of so many texels. */
-ALWAYS_INLINE float area_half(const struct area_job *job, int64_t size)
-{
-    return (job->align_corners ? size - 1 : size) / 2.f;
-}
-
-/* BLOCK points of a grid from a pixel on, x and y in turn. Pixels before the first and after the last are these. */
-static const float *area_points(const float *grid, int64_t pixels, int64_t first, float *copy)
-{
-    if (first >= 0 && first + BLOCK <= pixels)
-        return grid + 2 * first;
-    for (int i = 0; i < BLOCK; i++) {
-        int64_t pixel = first + i < pixels ? first + i : pixels - 1;
-        pixel = pixel > 0 ? pixel : 0;
-        copy[2 * i] = grid[2 * pixel];
-        copy[2 * i + 1] = grid[2 * pixel + 1];
-    }
-    return copy;
-}
-
-/* The points of a block and of their neighbours, and where in the image the pixels are. */
-static void area_neighbours(const struct area_job *job, int64_t image, int64_t first, struct neighbours *n)
-{
-    const int64_t width = job->out_width, pixels = job->out_height * width;
-    /* A pixel stands for its neighbour where there is no other. */
-    const int64_t next = width > 1 ? 1 : 0, down = job->out_height > 1 ? width : 0;
-    const float *grid = job->grid + image * job->grid_stride;
-    const int32_t first_row = first / width, first_column = first % width;
-    n->here = area_points(grid, pixels, first, n->copies[0]);
-    if (job->jacobian)
-        return;
-    n->left = area_points(grid, pixels, first - next, n->copies[1]);
-    n->right = area_points(grid, pixels, first + next, n->copies[2]);
-    n->above = area_points(grid, pixels, first - down, n->copies[3]);
-    n->below = area_points(grid, pixels, first + down, n->copies[4]);
-    EACH(i) {
-        n->row[i] = first_row;
-        n->column[i] = first_column + i;
-    }
-    for (int64_t end = width; end < first_column + BLOCK; end += width)
-        EACH(i) {
-            const int over = first_column + i >= end;
-            n->row[i] += over;
-            n->column[i] -= over ? (int32_t)width : 0;
-        }
-}
-
-/* J along one axis: of the steps to both neighbours the smaller (finite_difference_jacobian). The place along the axis
- * tells pixels that have only one. Returns whether it is the step to the next pixel. */
-ALWAYS_INLINE int area_step(const float *before, const float *here, const float *next, float half_x, float half_y,
-                            int32_t place_along, int32_t last, float *x, float *y)
-{
-    const float bx = (here[0] - before[0]) * half_x, by = (here[1] - before[1]) * half_y;
-    const float ax = (next[0] - here[0]) * half_x, ay = (next[1] - here[1]) * half_y;
-    const float to_next = ax * ax + ay * ay, from_before = bx * bx + by * by;
-    const int smaller = (to_next <= from_before) | (from_before != from_before); /* no number is longer than any */
-    const int after = (place_along < last) & ((place_along == 0) | smaller);
-    *x = after ? ax : bx;
-    *y = after ? ay : by;
-    return after;
-}
-
-/* The points of the grid and the Jacobians. */
-static void area_jacobian(const struct area_job *job, int64_t image, int64_t first, struct areas *a)
-{
-    const int64_t pixels = job->out_height * job->out_width;
-    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
-    const int32_t last_column = job->out_width - 1, last_row = job->out_height - 1;
-    const float *jacobian = job->jacobian + image * job->jacobian_stride;
-    struct neighbours n;
-    area_neighbours(job, image, first, &n);
-    if (!job->jacobian)
-        EACH(i) {
-            const float *here = n.here + 2 * i;
-            a->after_x[i] = area_step(n.left + 2 * i, here, n.right + 2 * i, half_x, half_y, n.column[i], last_column,
-                                      a->xx + i, a->yx + i);
-            a->after_y[i] = area_step(n.above + 2 * i, here, n.below + 2 * i, half_x, half_y, n.row[i], last_row,
-                                      a->xy + i, a->yy + i);
-            a->x[i] = here[0];
-            a->y[i] = here[1];
-        }
-    else {
-        EACH(i) {
-            a->x[i] = n.here[2 * i];
-            a->y[i] = n.here[2 * i + 1];
-        }
-        for (int i = 0; i < BLOCK; i++) {
-            const float *mine = jacobian + (first + i < pixels ? first + i : pixels - 1) * job->pixel_stride;
-            a->xx[i] = mine[0];
-            a->xy[i] = mine[1];
-            a->yx[i] = mine[2];
-            a->yy[i] = mine[3];
-        }
-    }
-    int unusable = 0;
-    for (int i = 0; i < BLOCK; i++)
-        unusable |= !(fabsf(a->x[i]) <= FAR_OUTSIDE) | !(fabsf(a->y[i]) <= FAR_OUTSIDE);
-    a->usable = !unusable;
-    for (int i = pixels - first < BLOCK ? pixels - first : BLOCK; i < BLOCK; i++)
-        a->xx[i] = a->xy[i] = a->yx[i] = a->yy[i] = 0; /* no pixel of the image, so none with an area */
-}
-
-/* Whether a quick look at a block finds only usable points and no area. A pixel shrinks nowhere if limit^2 I - J'J has
- * no negative eigenvalue. */
-static int area_is_plain(const struct area_job *job, int64_t image, int64_t first)
-{
-    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
-    const float square = job->limit / job->side * (job->limit / job->side);
-    const int32_t last_column = job->out_width - 1, last_row = job->out_height - 1;
-    const int64_t pixels = job->out_height * job->out_width - first; /* from the first on */
-    struct neighbours n;
-    int32_t plain[BLOCK], all = 1;
-    area_neighbours(job, image, first, &n);
-    EACH(i) {
-        const float *here = n.here + 2 * i;
-        float xx, xy, yx, yy;
-        area_step(n.left + 2 * i, here, n.right + 2 * i, half_x, half_y, n.column[i], last_column, &xx, &yx);
-        area_step(n.above + 2 * i, here, n.below + 2 * i, half_x, half_y, n.row[i], last_row, &xy, &yy);
-        const float a = square - xx * xx - yx * yx, b = square - xy * xy - yy * yy, c = xx * xy + yx * yy;
-        plain[i] = (a >= 0) & (b >= 0) & (a * b >= c * c) & (fabsf(here[0]) <= FAR_OUTSIDE)
-            & (fabsf(here[1]) <= FAR_OUTSIDE);
-    }
-    for (int i = 0; i < (pixels < BLOCK ? pixels : BLOCK); i++)
-        all &= plain[i];
-    return all;
-}
 
 /* The vectors P and M. Returns whether some pixel of the block shrinks. */
 static int area_stretch(const struct area_job *job, struct areas *a)
@@ -201,20 +71,10 @@ static void area_rule(const struct area_job *job, const float *x, const float *y
     }
 }
 
-/* The areas of a block. Returns whether some pixel has one; without, only the centres are there. */
-static int area_locate(const struct area_job *job, int64_t image, int64_t first, struct areas *a)
+/* Extents, axes and rules, from the vectors P and M. */
+static void area_shape(const struct area_job *job, struct areas *a)
 {
-    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
-    const float shift = job->align_corners ? 0 : 0.5f, limit = job->limit;
-    area_jacobian(job, image, first, a);
-    const int shrinks = area_stretch(job, a);
-    EACH(i) {
-        /* Rounded as in grid_sample, since at a texel its derivative jumps. */
-        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
-        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
-    }
-    if (!shrinks)
-        return 0;
+    const float limit = job->limit;
     EACH(i) {
         const float px = a->rotation_x[i], py = a->rotation_y[i], mx = a->reflection_x[i], my = a->reflection_y[i];
         const float p = a->p[i], m = a->m[i], by_p = 1 / (p > 0 ? p : 1), by_m = 1 / (m > 0 ? m : 1);
@@ -243,7 +103,85 @@ static int area_locate(const struct area_job *job, int64_t image, int64_t first,
     a->narrow = narrow;
     area_rule(job, a->xx, a->yx, &a->along_x);
     area_rule(job, a->xy, a->yy, &a->along_y);
-    return 1;
+}
+
+/* The Jacobian that pixels of an image may share, and its vectors P and M. `within` is as for area_mean_steps. */
+static void area_share(const struct area_job *job, int64_t image, float within, struct shared *s)
+{
+    const float *jacobian = s->steps.jacobian;
+    if (job->jacobian)
+        jacobian = job->jacobian + image * job->jacobian_stride;
+    else
+        area_mean_steps(job, image, within, &s->steps);
+    EACH(i) {
+        s->areas.xx[i] = jacobian[0];
+        s->areas.xy[i] = jacobian[1];
+        s->areas.yx[i] = jacobian[2];
+        s->areas.yy[i] = jacobian[3];
+    }
+    s->image = image;
+    s->areas.shrinks = area_stretch(job, &s->areas);
+}
+
+/* Which pixels of a block read nothing but the zeros around the image. */
+static void area_find_outside(const struct area_job *job, struct areas *a)
+{
+    const float width = job->width, height = job->height, reaches = a->shrinks ? 0.5f : 0;
+    int32_t outside[BLOCK], all = 1;
+    EACH(i) {
+        const float reach_x = reaches * (fabsf(a->xx[i]) + fabsf(a->xy[i]));
+        const float reach_y = reaches * (fabsf(a->yx[i]) + fabsf(a->yy[i]));
+        outside[i] = (a->x[i] + reach_x < -1) | (a->x[i] - reach_x > width) | (a->y[i] + reach_y < -1)
+            | (a->y[i] - reach_y > height);
+    }
+    for (int i = 0; i < BLOCK / 4; i++) {
+        a->outside[i] = outside[4 * i] & outside[4 * i + 1] & outside[4 * i + 2] & outside[4 * i + 3];
+        all &= a->outside[i];
+    }
+    a->all_outside = all;
+}
+
+/* The areas of a block: those that its image's pixels share, or its own. Without areas only the centres are there. */
+static struct areas *area_locate(const struct area_job *job, int64_t image, int64_t first, struct work *w)
+{
+    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    const float shift = job->align_corners ? 0 : 0.5f;
+    const int may_share = !job->jacobian || !job->pixel_stride;
+    struct areas *a = &w->own;
+    if (may_share && w->shared.image != image) {
+        area_share(job, image, job->rounding, &w->shared);
+        if (w->shared.areas.shrinks)
+            area_shape(job, &w->shared.areas);
+    }
+    float copy[2 * BLOCK];
+    const float *here = area_points(job->grid + image * job->grid_stride, job->out_height * job->out_width, first, copy);
+    if (may_share && area_repeats(job, image, first, here, &w->shared.steps)) {
+        int32_t row[BLOCK], column[BLOCK];
+        a = &w->shared.areas;
+        a->usable = 1;
+        area_places(job, first, row, column);
+        EACH(i) {
+            a->x[i] = here[2 * i];
+            a->y[i] = here[2 * i + 1];
+            a->after_x[i] = column[i] + 1 < job->out_width;
+            a->after_y[i] = row[i] + 1 < job->out_height;
+        }
+    } else {
+        area_jacobian(job, image, first, a);
+        a->shrinks = area_stretch(job, a);
+        if (a->shrinks)
+            area_shape(job, a);
+    }
+    EACH(i) {
+        /* Rounded as in grid_sample, since at a texel its derivative jumps. */
+        a->x[i] = (clamp(a->x[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_x - shift;
+        a->y[i] = (clamp(a->y[i], -FAR_OUTSIDE, FAR_OUTSIDE) + 1) * half_y - shift;
+    }
+    if (job->padding == ZEROS)
+        area_find_outside(job, a);
+    else
+        memset(a->outside, 0, sizeof a->outside + sizeof a->all_outside);
+    return a;
 }
 
 /* The derivatives by the centre, per source pixel, and by the Jacobian (slope, slope_by_jacobian). */

@@ -10,24 +10,38 @@
 #define area_gradient NAME(area_gradient)
 #define area_image_gradient NAME(area_image_gradient)
 
-/* A thread's share of the search for a pixel with an area, and, as long as there is none, for an unusable point. */
+/* A thread's share of the search for a pixel with an area, and, as long as there is none, for an unusable point. Most
+ * blocks need a quick look only: a stretch is at most that of the image's mean steps plus twice the largest difference
+ * from these. */
 void area_search(struct area_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, blocks = (pixels + BLOCK - 1) / BLOCK;
     const int64_t items = job->batch * blocks;
-    struct areas a;
+    const int may_share = !job->jacobian || !job->pixel_stride;
+    struct work w;
+    w.shared.image = -1;
     while (!__atomic_load_n(&job->any_area, __ATOMIC_RELAXED)) {
         const int64_t begin = __atomic_fetch_add(&job->taken, SEARCH_GRAIN, __ATOMIC_RELAXED);
         const int64_t end = begin + SEARCH_GRAIN < items ? begin + SEARCH_GRAIN : items;
         if (begin >= items)
             break;
         for (int64_t item = begin; item < end; item++) {
-            if (!job->jacobian && area_is_plain(job, item / blocks, item % blocks * BLOCK))
+            const int64_t image = item / blocks, first = item % blocks * BLOCK;
+            float copy[2 * BLOCK];
+            const float *here = area_points(job->grid + image * job->grid_stride, pixels, first, copy);
+            if (may_share && w.shared.image != image) {
+                area_share(job, image, 0, &w.shared);
+                const float largest = (w.shared.areas.p[0] + w.shared.areas.m[0]) / 2;
+                area_share(job, image, positive(job->limit - largest) / (2 * job->side), &w.shared);
+            }
+            if (may_share && !w.shared.areas.shrinks && area_repeats(job, image, first, here, &w.shared.steps))
                 continue;
-            area_jacobian(job, item / blocks, item % blocks * BLOCK, &a);
-            if (!a.usable)
+            if (!job->jacobian && area_is_plain(job, image, first))
+                continue;
+            area_jacobian(job, image, first, &w.own);
+            if (!w.own.usable)
                 __atomic_store_n(&job->any_unusable, 1, __ATOMIC_RELAXED);
-            if (area_stretch(job, &a)) {
+            if (area_stretch(job, &w.own)) {
                 __atomic_store_n(&job->any_area, 1, __ATOMIC_RELAXED);
                 break;
             }
@@ -40,8 +54,9 @@ void area_mean(struct area_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, blocks = (pixels + BLOCK - 1) / BLOCK;
     const int64_t items = job->batch * blocks;
-    struct areas a;
+    struct work w;
     struct nodes n;
+    w.shared.image = -1;
     if (!area_allocate(job, &n))
         return;
     int any_plain = 0, any_unusable = 0;
@@ -54,25 +69,30 @@ void area_mean(struct area_job *job)
             const int64_t image = item / blocks, first = item % blocks * BLOCK;
             const int pixels_here = pixels - first < BLOCK ? pixels - first : BLOCK;
             uint8_t plain[BLOCK];
-            const int shrinks = area_locate(job, image, first, &a);
-            any_unusable |= !a.usable;
-            if (!shrinks) {
+            const struct areas *a = area_locate(job, image, first, &w);
+            any_unusable |= !a->usable;
+            if (!a->shrinks) {
                 memset(job->plain + image * pixels + first, 1, pixels_here);
                 any_plain = 1;
                 continue;
             }
-            EACH(i) plain[i] = a.extent_1[i] == 0;
+            EACH(i) plain[i] = a->extent_1[i] == 0;
             memcpy(job->plain + image * pixels + first, plain, pixels_here);
             any_plain |= memchr(plain, 1, pixels_here) != NULL;
-            area_nodes(&a, &n);
-            area_pad(job, &n);
+            if (a->all_outside) {
+                for (int64_t c = 0; c < job->channels; c++)
+                    memset(job->value + (image * job->channels + c) * pixels + first, 0, 4 * pixels_here);
+                continue;
+            }
+            area_nodes(a, &n);
+            area_pad(job, &n, 0);
             const int rows = area_windows(job, &n);
             if (rows == 3)
-                area_read(job, &n, image, first, pixels_here, 3);
+                area_read(job, &n, a->outside, image, first, pixels_here, 3);
             else if (rows == 4)
-                area_read(job, &n, image, first, pixels_here, 4);
+                area_read(job, &n, a->outside, image, first, pixels_here, 4);
             else
-                area_read(job, &n, image, first, pixels_here, 2);
+                area_read(job, &n, a->outside, image, first, pixels_here, 2);
         }
     }
     if (any_plain)
@@ -86,7 +106,7 @@ void area_mean(struct area_job *job)
 ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, const struct areas *a, int64_t image,
                                   int64_t first, int pixels_here, const int rows, struct edges *e)
 {
-    area_contract(job, n, image, first, pixels_here, rows);
+    area_contract(job, n, a->outside, image, first, pixels_here, rows);
     if (a->narrow)
         area_combine(n, rows, 1, a, e);
     else
@@ -94,24 +114,30 @@ ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, c
 }
 
 /* The gradients of a block, for the centres and for the Jacobians. */
-static void area_block_gradient(const struct area_job *job, struct areas *a, struct nodes *n, int64_t image,
+static void area_block_gradient(const struct area_job *job, const struct areas *a, struct nodes *n, int64_t image,
                                 int64_t first, int pixels_here, float *x, float *y, float *by_jacobian)
 {
     const int64_t pixels = job->out_height * job->out_width;
     struct edges e;
-    if (!area_locate(job, image, first, a)) {
+    if (a->all_outside || !a->shrinks)
+        memset(by_jacobian, 0, 4 * BLOCK * sizeof(float));
+    if (a->all_outside) {
+        memset(x, 0, BLOCK * sizeof(float));
+        memset(y, 0, BLOCK * sizeof(float));
+        return;
+    }
+    if (!a->shrinks) {
         area_centres(a, n);
-        area_pad(job, n);
+        area_pad(job, n, 1);
         area_windows(job, n);
-        area_contract(job, n, image, first, pixels_here, 2);
+        area_contract(job, n, a->outside, image, first, pixels_here, 2);
         area_combine(n, 2, 1, a, &e);
         memcpy(x, e.texels[0], sizeof e.texels[0]);
         memcpy(y, e.texels[1], sizeof e.texels[1]);
-        memset(by_jacobian, 0, 4 * BLOCK * sizeof(float));
         return;
     }
     area_edges(a, n);
-    area_pad(job, n);
+    area_pad(job, n, a->narrow);
     const int rows = area_windows(job, n);
     if (rows == 3)
         area_sum_edges(job, n, a, image, first, pixels_here, 3, &e);
@@ -215,8 +241,9 @@ void area_gradient(struct area_job *job)
     const int64_t pieces = (height + job->rows - 1) / job->rows, items = job->batch * pieces;
     const int64_t halo = job->jacobian ? 0 : 1, most = (job->rows + 2 * halo) * width + BLOCK + 2;
     const int arrays = job->jacobian ? 2 : 10;
-    struct areas a;
+    struct work w;
     struct nodes n;
+    w.shared.image = -1;
     if (!area_allocate(job, &n))
         return;
     float *kept = malloc(arrays * most * sizeof(float));
@@ -238,8 +265,9 @@ void area_gradient(struct area_job *job)
         for (int64_t first = begin; first < end; first += BLOCK) {
             const int pixels_here = end - first < BLOCK ? end - first : BLOCK;
             float x[BLOCK], y[BLOCK], by_jacobian[4 * BLOCK];
-            area_block_gradient(job, &a, &n, image, first, pixels_here, x, y, by_jacobian);
-            area_keep(job, &a, x, y, by_jacobian, mine + first - row * width, most);
+            const struct areas *a = area_locate(job, image, first, &w);
+            area_block_gradient(job, a, &n, image, first, pixels_here, x, y, by_jacobian);
+            area_keep(job, a, x, y, by_jacobian, mine + first - row * width, most);
             if (job->jacobian)
                 area_give_jacobians(job, by_jacobian, image * pixels + first, pixels_here, total);
         }
@@ -265,8 +293,9 @@ void area_image_gradient(struct area_job *job)
 {
     const int64_t pixels = job->out_height * job->out_width, plane = job->height * job->width;
     const int64_t parts = (job->channels + job->together - 1) / job->together, items = job->batch * parts;
-    struct areas a;
+    struct work w;
     struct nodes n;
+    w.shared.image = -1;
     if (!area_allocate(job, &n))
         return;
     for (;;) {
@@ -277,11 +306,14 @@ void area_image_gradient(struct area_job *job)
         const int64_t end = begin + job->together < job->channels ? begin + job->together : job->channels;
         for (int64_t first = 0; first < pixels; first += BLOCK) {
             const int m = pixels - first < BLOCK ? pixels - first : BLOCK;
-            if (area_locate(job, image, first, &a))
-                area_nodes(&a, &n);
+            const struct areas *a = area_locate(job, image, first, &w);
+            if (a->all_outside)
+                continue;
+            if (a->shrinks)
+                area_nodes(a, &n);
             else
-                area_centres(&a, &n);
-            area_pad(job, &n);
+                area_centres(a, &n);
+            area_pad(job, &n, 0);
             const int rows = area_windows(job, &n);
             if (rows == 3)
                 area_weigh(&n, 3);

@@ -107,14 +107,15 @@ static void area_reflect(float *x, float *rate, float last, float shift)
     }
 }
 
-/* Bring the nodes into the image, unless its surroundings are 0, and note how fast they then move. */
-static void area_pad(const struct area_job *job, struct nodes *n)
+/* Bring the nodes into the image, unless its surroundings are 0, and note how fast they then move, if that matters. */
+static void area_pad(const struct area_job *job, struct nodes *n, int moving)
 {
     const float last_x = job->width - 1, last_y = job->height - 1, shift = job->align_corners ? 0 : 0.5f;
     for (int k = 0; k < n->count; k++) {
         float *x = n->x + k * BLOCK, *y = n->y + k * BLOCK;
         float *rate_x = n->rate_x + k * BLOCK, *rate_y = n->rate_y + k * BLOCK;
-        EACH(i) rate_x[i] = rate_y[i] = 1;
+        if (moving)
+            EACH(i) rate_x[i] = rate_y[i] = 1;
         if (job->padding == ZEROS)
             continue;
         if (job->padding == REFLECTION) {
@@ -124,9 +125,12 @@ static void area_pad(const struct area_job *job, struct nodes *n)
         EACH(i) {
             x[i] = clamp(x[i], 0, last_x);
             y[i] = clamp(y[i], 0, last_y);
-            rate_x[i] = (x[i] > 0) & (x[i] < last_x) ? rate_x[i] : 0;
-            rate_y[i] = (y[i] > 0) & (y[i] < last_y) ? rate_y[i] : 0;
         }
+        if (moving)
+            EACH(i) {
+                rate_x[i] = (x[i] > 0) & (x[i] < last_x) ? rate_x[i] : 0;
+                rate_y[i] = (y[i] > 0) & (y[i] < last_y) ? rate_y[i] : 0;
+            }
     }
 }
 

@@ -83,14 +83,14 @@ ALWAYS_INLINE void area_weigh(struct nodes *n, const int rows)
 }
 
 /* The values of a block, in a few planes at once. */
-ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nodes *n, const float *input,
-                                    int pixels_here, const int rows, const int planes, float *value)
+ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nodes *n, const int32_t *outside,
+                                    const float *input, int pixels_here, const int rows, const int planes, float *value)
 {
     const int64_t plane = job->height * job->width, width = job->width, pixels = job->out_height * job->out_width;
     const int windows = rows > 2 ? 1 : n->windows;
     for (int i = 0; i < pixels_here; i += 4) {
-        float4 sums[PLANES_AT_ONCE][4];
-        for (int j = 0; j < 4; j++) {
+        float4 sums[PLANES_AT_ONCE][4] = {{{0}}};
+        for (int j = 0; j < (outside[i / 4] ? 0 : 4); j++) {
             float4 values[PLANES_AT_ONCE] = {{0}};
             for (int64_t window = 0, at = i + j; window < windows; window++, at += BLOCK) {
                 const float *texel = input + n->texel[at], *weights = n->by_pixel + at * rows * COLUMNS(rows);
@@ -114,8 +114,8 @@ ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nod
     }
 }
 
-ALWAYS_INLINE void area_read(const struct area_job *job, struct nodes *n, int64_t image, int64_t first, int pixels_here,
-                             const int rows)
+ALWAYS_INLINE void area_read(const struct area_job *job, struct nodes *n, const int32_t *outside, int64_t image,
+                             int64_t first, int pixels_here, const int rows)
 {
     const int64_t pixels = job->out_height * job->out_width, channels = job->channels, plane = job->height * job->width;
     const float *input = job->input + image * job->input_stride;
@@ -123,14 +123,14 @@ ALWAYS_INLINE void area_read(const struct area_job *job, struct nodes *n, int64_
     area_weigh(n, rows);
     int64_t c = 0;
     for (; c + PLANES_AT_ONCE <= channels; c += PLANES_AT_ONCE)
-        area_read_planes(job, n, input + c * plane, pixels_here, rows, PLANES_AT_ONCE, value + c * pixels);
+        area_read_planes(job, n, outside, input + c * plane, pixels_here, rows, PLANES_AT_ONCE, value + c * pixels);
     for (; c < channels; c++)
-        area_read_planes(job, n, input + c * plane, pixels_here, rows, 1, value + c * pixels);
+        area_read_planes(job, n, outside, input + c * plane, pixels_here, rows, 1, value + c * pixels);
 }
 
 /* Gradient times intensity, summed over the channels, of every texel of the windows. */
-ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, int64_t image, int64_t first,
-                                 int pixels_here, const int rows)
+ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, const int32_t *outside, int64_t image,
+                                 int64_t first, int pixels_here, const int rows)
 {
     const int64_t pixels = job->out_height * job->out_width, plane = job->height * job->width, width = job->width;
     const float *input = job->input + image * job->input_stride;
@@ -149,7 +149,7 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, in
                 const int32_t *texel = n->texel + window * BLOCK + i;
                 float *sums = n->of_texel + window * rows * COLUMNS(rows) * BLOCK + i;
                 float4 four[WINDOW][4] = {{{0}}};
-                for (int c = 0; c < together; c++)
+                for (int c = 0; c < (outside[i / 4] ? 0 : together); c++)
                     for (int j = 0; j < 4; j++) {
                         const float *at = input + (channel + c) * plane + texel[j];
                         const float weight = weights[c][i + j];

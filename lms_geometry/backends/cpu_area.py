@@ -145,6 +145,7 @@ def _job(
         count=averaging.nodes,
         side=averaging.side,
         limit=1 + TOLERANCE + rounding,
+        rounding=min(rounding, TOLERANCE / 2),  # Pixels that shrink nothing must never pass for some that do.
         padding=PADDING_MODES.index(reading.padding_mode),
         align_corners=reading.align_corners,
     )

@@ -37,7 +37,7 @@ class AreaJob(ctypes.Structure):
         *((name, c_int64) for name in ("input_stride", "grid_stride", "jacobian_stride", "pixel_stride")),
         *((name, c_int64) for name in ("batch", "channels", "height", "width", "out_height", "out_width")),
         *((name, c_int64) for name in ("count", "rows", "together")),
-        *((name, c_float) for name in ("side", "limit")),
+        *((name, c_float) for name in ("side", "limit", "rounding")),
         *((name, c_int32) for name in ("padding", "align_corners")),
         ("taken", c_int64),
         *((name, c_int32) for name in ("any_area", "any_plain", "any_unusable", "out_of_memory")),
