@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, NamedTuple, get_args
 
 Pattern = Literal["fixed", "gaussian", "whitened"]
@@ -95,17 +96,19 @@ class LinearizedSampling:
 
     def __post_init__(self) -> None:
         for name, choices in (("pattern", get_args(Pattern)), ("slope", get_args(Slope))):
-            if getattr(self, name) not in choices:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         for name in ("intercept", "mask_out_of_bounds"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool):
+        if not isinstance(self.num_samples, Integral) or isinstance(self.num_samples, bool):
             raise TypeError(f"num_samples must be an int, got {self.num_samples!r}")
+        self._set("num_samples", int(self.num_samples))
         for name in ("sigma", "jitter", "ridge"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
+            if not isinstance(value, Real) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a number, got {value!r}")
+            self._set(name, value if isinstance(value, int) else float(value))
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
         if self.ridge < _SMALLEST_RIDGE:
@@ -119,6 +122,11 @@ class LinearizedSampling:
             self._check_fixed()
         else:
             self._check_drawn()
+
+    def _set(self, name: str, value: float) -> None:
+        """Hold a number of NumPy's as one of Python's, which is what operators and the C library take."""
+        if type(value) is not type(getattr(self, name)):
+            object.__setattr__(self, name, value)
 
     @property
     def is_drawn(self) -> bool:
