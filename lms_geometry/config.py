@@ -15,6 +15,10 @@ PIXEL = 12**-0.5
 # the square of the ridge is finite in float32.
 _SMALLEST_RIDGE, WIDEST = 1e-9, 100
 
+# The smallest ridge where a fit may be left with two draws, which lie on a line: what they do not say is then divided
+# by the ridge, and so is the rounding of float32. An intensity from 0 to 1 is off by up to about 1e-7 over the ridge.
+_SMALLEST_RIDGE_OF_FEW = 1e-4
+
 
 class Averaging(NamedTuple):
     """How the mean over an output pixel's area is taken: settings of fixed points, as the backends take them."""
@@ -61,7 +65,8 @@ class LinearizedSampling:
             from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off. At most 100.
             0 for fixed points.
         ridge: :math:`\epsilon` of the ridge least squares (7) through drawn samples, with offsets in source pixels. At
-            least 1e-9: without it a fit to too few samples has no solution.
+            least 1e-9: without it a fit to too few samples has no solution. At least 1e-4 with ``mask_out_of_bounds``
+            or K = 3, which may leave two draws to a fit, or one: float32 has too few digits for less.
         intercept: whether the value is the mean over the samples: the row of ones of (6). Without it the value, and
             with it the gradient for the image, is exactly what an ordinary sampler reads, and only the gradient for the
             grid is that of the mean.
@@ -157,6 +162,11 @@ class LinearizedSampling:
         if self.num_samples < fewest:
             raise ValueError(
                 f"num_samples must be at least {fewest} for {self.pattern} samples, got {self.num_samples}"
+            )
+        if self.ridge < _SMALLEST_RIDGE_OF_FEW and (self.mask_out_of_bounds or self.num_samples == 3):
+            raise ValueError(
+                f"ridge must be at least {_SMALLEST_RIDGE_OF_FEW} with mask_out_of_bounds or 3 samples, got "
+                f"{self.ridge}: a fit may be left with two draws, and float32 has too few digits for less"
             )
         if self.slope != "plane":
             raise ValueError(

@@ -22,6 +22,7 @@ from lms_geometry.checks import (
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.differentiation import carries_gradient, linearized_sample, read_centre
 from lms_geometry.footprint import Placement
+from lms_geometry.limits import FARTHEST_DRAW
 from lms_geometry.noise import draw_independent
 
 
@@ -79,7 +80,8 @@ def grid_sample_linearized(
             Jacobian, for example the identity. Along an output axis of one pixel they are 0, so that nothing is
             averaged along it.
         noise: for drawn samples, draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`,
-            shared over the batch, or :math:`(B, K - 1, h, w, 2)`. Drawn here if ``None``.
+            shared over the batch, or :math:`(B, K - 1, h, w, 2)`. A number beyond 100, which no draw is, counts as 100.
+            Drawn here if ``None``, once for the whole batch: see :func:`draw_noise` for what that costs and saves.
         generator: for drawn samples, the source of randomness when ``noise`` is ``None``; torch's global one if
             ``None``.
 
@@ -285,7 +287,7 @@ def _placement(
     """Where the samples fall, in the grid's dtype. Draws made here are whitened by the backend, which is quicker."""
     jacobian = None if jacobian is None else jacobian.detach().to(grid.dtype)
     if noise is not None:
-        return Placement(noise.detach().to(grid.dtype), jacobian)
+        return Placement(noise.detach().to(grid.dtype).clamp(-FARTHEST_DRAW, FARTHEST_DRAW), jacobian)
     size = grid.shape[1], grid.shape[2]
     noise = draw_independent(sampling.num_samples, size, generator, grid.device, grid.dtype)
     return Placement(noise, jacobian, whiten=sampling.pattern == "whitened")
