@@ -10,7 +10,7 @@ A case draws a function, tensors and settings from a seed of its own, so that a 
   from torch by eight times what float32 costs torch. Where a read falls on a texel but for rounding, a derivative jumps;
   so the result in float64 is also computed at inputs that are moved by a few roundings, and how far it moves is allowed.
 - **ties**: the same at points that are made for rounding to decide: mirrored grids, rows of points on the first or the
-  last row of texels, Jacobians at their limit. Points, matrices and Jacobians are not moved here.
+  last row of texels, Jacobians at their limit. Points are not moved here.
 - **arguments**: one argument is replaced by an odd one. The call must succeed, with finite numbers, or raise an error
   that is the library's own and names the argument.
 """
@@ -248,7 +248,7 @@ def compare(case, ties, tensors, options, weights, theirs, ours, true, counts):
     scales = [largest, 1.0, *[largest * max(image.shape[-2:])] * 2]
     over = beyond(theirs, ours, true, scales)
     if over:
-        moved = [jolted(tensors, case, ["noise"] if ties else list(tensors)[1:]) for _ in range(12)]
+        moved = [jolted(tensors, case, ["noise", "jacobian"] if ties else list(tensors)[1:]) for _ in range(12)]
         again = [run(case.name, t, options, double=True, weights=weights) for t in moved]
         counts["calls"] += len(again)
         over = beyond(theirs, ours, true, scales, again)
