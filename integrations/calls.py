@@ -48,7 +48,7 @@ def skip_reason(call: Call, jacobian: Tensor | None) -> str:
         return f"mode {call.mode!r}"
     valid = input.dim() == grid.dim() == 4 and input.shape[0] == grid.shape[0] and grid.shape[-1] == 2
     same_dtype = input.dtype == grid.dtype or is_autocast(input.device)
-    if not (valid and same_dtype and min(input.shape[1:]) > 0 and call.padding_mode in PADDING_MODES):
+    if not (valid and same_dtype and min(input.shape[2:]) > 0 and call.padding_mode in PADDING_MODES):
         return "torch refuses the call"
     if jacobian is None and min(grid.shape[1:3]) == 1:
         return "a row of points, which does not tell the footprint of its samples"

@@ -3,9 +3,12 @@
 Each names the argument, the value or shape that came, and the one that is wanted.
 """
 
+import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import SupportsIndex
 
+import torch
 from torch import Tensor
 
 from lms_geometry.autocast import is_autocast
@@ -15,15 +18,27 @@ from lms_geometry.config import LinearizedSampling
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection")
 
+# The types that the samplers compute in or convert from.
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DEFAULT = LinearizedSampling()
+
+
+def check_dense(name: str, value: object) -> Tensor:
+    """Return ``value``, a tensor that is neither sparse nor nested, or raise."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested tensor: pad its parts to one size")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: call to_dense()")
+    return value
 
 
 def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+    value = check_dense(name, value)
+    if value.dtype not in _FLOATING:
+        raise TypeError(f"{name} must have a floating dtype of 16, 32 or 64 bits, got {value.dtype}")
     fits = value.ndim == len(shape) and all(
         isinstance(want, str) or got == want for got, want in zip(value.shape, shape, strict=True)
     )
@@ -33,10 +48,10 @@ def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
 
 
 def check_image(name: str, image: Tensor) -> None:
-    """Raise unless ``image`` is a batch of images that are not empty."""
+    """Raise unless ``image`` is a batch of images that have texels. It may have no image and no channel."""
     check_tensor(name, image, ("B", "C", "H", "W"))
-    if min(image.shape[1:]) == 0:
-        raise ValueError(f"{name} must have at least one channel and one texel, got {tuple(image.shape)}")
+    if min(image.shape[2:]) == 0:
+        raise ValueError(f"{name} must have at least one texel, got {tuple(image.shape)}")
 
 
 def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -60,20 +75,45 @@ def check_same_batch(name: str, value: Tensor, other_name: str, other: Tensor) -
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}")
+
+
+def check_flag(name: str, value: object, optional: bool = False) -> bool:
+    """Return a flag, which is ``False`` for ``None`` where it is ``optional``, or raise."""
+    if value is None and optional:
+        return False
+    if not isinstance(value, bool):
+        wanted = "True, False or None" if optional else "True or False"
+        raise TypeError(f"{name} must be {wanted}, got {value!r}, a {type(value).__name__}")
+    return value
+
+
+def check_integer(name: str, value: object) -> int:
+    """Return ``value`` as an int, or raise. One of NumPy's will do, and one that a compiler or a tracer leaves open."""
+    if not isinstance(value, bool):
+        if isinstance(value, (int, torch.SymInt)):
+            return value  # type: ignore[return-value]
+        if isinstance(value, Tensor) and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return value  # type: ignore[return-value]
+        if isinstance(value, SupportsIndex):
+            with suppress(TypeError):  # a tensor that is no single integer says so only now
+                return operator.index(value)
+    raise TypeError(f"{name} must be an int, got {value!r}")
 
 
 def check_size(name: str, value: object) -> tuple[int, int]:
     """Return ``value`` as (height, width), or raise."""
-    if (
-        not isinstance(value, Sequence)
-        or len(value) != 2
-        or not all(isinstance(n, SupportsIndex) for n in value)
-        or min(value) < 0
-    ):
-        raise ValueError(f"{name} must be (height, width), both ints of at least 0, got {value!r}")
-    return value[0], value[1]
+    message = f"{name} must be (height, width), both ints of at least 0, got {value!r}"
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(message)
+    try:
+        height, width = (check_integer(name, length) for length in value)
+    except TypeError as error:
+        raise ValueError(message) from error
+    if min(height, width) < 0:
+        raise ValueError(message)
+    return height, width
 
 
 def check_sampling(sampling: object) -> LinearizedSampling:
@@ -105,6 +145,8 @@ def check_noise(
                 f"{type(value).__name__}: leave it out, or pass a sampling that draws, such as "
                 "LinearizedSampling.paper()"
             )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
     if noise is not None:
         wanted = (sampling.num_samples - 1, *size, 2)
         check_tensor("noise", noise, (batch, *wanted) if getattr(noise, "ndim", 4) == 5 else wanted)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, NamedTuple, get_args
 
 Pattern = Literal["fixed", "gaussian", "whitened"]
@@ -14,6 +15,10 @@ PIXEL = 12**-0.5
 # The smallest ridge, and the largest ``sigma`` and ``jitter`` in pixels. Within them the cube of a footprint divided by
 # the square of the ridge is finite in float32.
 _SMALLEST_RIDGE, WIDEST = 1e-9, 100
+
+# The smallest ridge where a fit may be left with two draws, which lie on a line: what they do not say is then divided
+# by the ridge, and so is the rounding of float32. An intensity from 0 to 1 is off by up to about 1e-7 over the ridge.
+_SMALLEST_RIDGE_OF_FEW = 1e-4
 
 
 class Averaging(NamedTuple):
@@ -61,7 +66,8 @@ class LinearizedSampling:
             from collapsing onto one texel when the warp zooms in; 0 turns this collapse prevention off. At most 100.
             0 for fixed points.
         ridge: :math:`\epsilon` of the ridge least squares (7) through drawn samples, with offsets in source pixels. At
-            least 1e-9: without it a fit to too few samples has no solution.
+            least 1e-9: without it a fit to too few samples has no solution. At least 1e-4 with ``mask_out_of_bounds``
+            or K = 3, which may leave two draws to a fit, or one: float32 has too few digits for less.
         intercept: whether the value is the mean over the samples: the row of ones of (6). Without it the value, and
             with it the gradient for the image, is exactly what an ordinary sampler reads, and only the gradient for the
             grid is that of the mean.
@@ -96,17 +102,19 @@ class LinearizedSampling:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         for name in ("intercept", "mask_out_of_bounds"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool):
+        if not isinstance(self.num_samples, Integral) or isinstance(self.num_samples, bool):
             raise TypeError(f"num_samples must be an int, got {self.num_samples!r}")
+        self._set("num_samples", int(self.num_samples))
         for name in ("sigma", "jitter", "ridge"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
+            if not isinstance(value, Real) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a number, got {value!r}")
+            self._set(name, value if isinstance(value, int) else float(value))
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
         if self.ridge < _SMALLEST_RIDGE:
@@ -120,6 +128,11 @@ class LinearizedSampling:
             self._check_fixed()
         else:
             self._check_drawn()
+
+    def _set(self, name: str, value: float) -> None:
+        """Hold a number of NumPy's as one of Python's, which is what operators and the C library take."""
+        if type(value) is not type(getattr(self, name)):
+            object.__setattr__(self, name, value)
 
     @property
     def is_drawn(self) -> bool:
@@ -150,6 +163,11 @@ class LinearizedSampling:
         if self.num_samples < fewest:
             raise ValueError(
                 f"num_samples must be at least {fewest} for {self.pattern} samples, got {self.num_samples}"
+            )
+        if self.ridge < _SMALLEST_RIDGE_OF_FEW and (self.mask_out_of_bounds or self.num_samples == 3):
+            raise ValueError(
+                f"ridge must be at least {_SMALLEST_RIDGE_OF_FEW} with mask_out_of_bounds or 3 samples, got "
+                f"{self.ridge}: a fit may be left with two draws, and float32 has too few digits for less"
             )
         if self.slope != "plane":
             raise ValueError(

@@ -7,7 +7,6 @@ edges of the outermost texels with ``False``.
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 _Number = TypeVar("_Number", float, Tensor)
@@ -29,9 +28,9 @@ def to_pixels(coordinate: _Number, size: int, align_corners: bool) -> _Number:
     return pixels if align_corners else pixels - 0.5
 
 
-def grid_to_pixels(grid: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """The points of a grid ``(B, h, w, 2)`` in source pixels, ``(2, B, h, w)``, for an image of (width, height)."""
-    return torch.stack([to_pixels(x, n, align_corners) for x, n in zip(grid.unbind(-1), size, strict=True)])
+def grid_units(size: tuple[int, int], align_corners: bool) -> list[float]:
+    """How many source pixels a step of 1 in the grid is along x and y, for an image of (width, height)."""
+    return [pixels_per_unit(n, align_corners) for n in size]
 
 
 def to_grid(pixels: _Number, size: int, align_corners: bool) -> _Number:

@@ -9,12 +9,15 @@ The axes of (x, y) come first: points are ``(2, B, h, w)``, a Jacobian and a foo
 have length 1 along ``B``, ``h`` and ``w``.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lms_geometry.limits import LARGEST_DERIVATIVE
+from lms_geometry.limits import FLAT, LARGEST_DERIVATIVE, NEARLY
+
+_PIXELS = 1.0, 1.0
 
 
 class Placement(NamedTuple):
@@ -30,29 +33,38 @@ class Placement(NamedTuple):
     whiten: bool = False
 
 
-def finite_difference_jacobian(points: Tensor) -> Tensor:
+def finite_difference_jacobian(points: Tensor, units: Sequence[float] = _PIXELS) -> Tensor:
     """Derivative of the source points with respect to the output pixel, from a bare grid of points.
 
     Of the forward and the backward difference it takes the smaller: callers fold several patches into one tall grid,
-    and at a seam one of the two is nonsense. An axis of length 1 has no neighbour and gives 0.
+    and at a seam one of the two is nonsense. The forward one is taken where both are equal but for rounding, as where a
+    grid is mirrored. An axis of length 1 has no neighbour and gives 0.
+
+    Args:
+        points: the points, ``(2, B, h, w)``.
+        units: source pixels per unit of the points, along x and y. The points come in units of the grid, since points
+            in pixels would be rounded before they are subtracted.
     """
-    return finite_difference_tangent(points, points)
+    return finite_difference_tangent(points, points, units)
 
 
-def finite_difference_tangent(points: Tensor, tangent: Tensor) -> Tensor:
+def finite_difference_tangent(points: Tensor, tangent: Tensor, units: Sequence[float] = _PIXELS) -> Tensor:
     """The same differences of other numbers, for example of what the points change by, ``(2, B, h, w)``."""
-    return torch.stack([_smaller_difference(points, tangent, dim) for dim in (-1, -2)], 1)
+    return torch.stack([_smaller_difference(points, tangent, units, dim) for dim in (-1, -2)], 1)
 
 
 def footprint(jacobian: Tensor, sigma: float, jitter: float) -> Tensor:
     """The lower Cholesky factor ``L`` of ``sigma^2 J J' + jitter^2 I``.
 
-    Its determinant is summed from positive terms, so that a Jacobian of rank one loses no digits.
+    Its determinant is summed from positive terms, so that a Jacobian of rank one loses no digits. One that is of rank
+    one but for rounding counts as such.
     """
     jacobian = jacobian.nan_to_num(0.0, 0.0, 0.0).clamp(-LARGEST_DERIVATIVE, LARGEST_DERIVATIVE) * sigma
     (xx, xy), (yx, yy) = jacobian
     row_x, row_y = xx.square() + xy.square(), yx.square() + yy.square()
-    determinant = (xx * yy - xy * yx).square() + jitter**2 * (row_x + row_y + jitter**2)
+    forth, back = xx * yy, xy * yx
+    area = torch.where((forth - back).abs() > FLAT * (forth.abs() + back.abs()), forth - back, 0.0)
+    determinant = area.square() + jitter**2 * (row_x + row_y + jitter**2)
     l11 = (row_x + jitter**2).sqrt()
     scale = torch.where(l11 > 0, l11, 1.0).reciprocal()
     l21 = (xx * yx + xy * yy) * scale
@@ -66,20 +78,29 @@ def place(points: Tensor, footprint: Tensor, draw: Tensor) -> Tensor:
     return torch.addcmul(torch.addcmul(points, footprint[:, 0], x), footprint[:, 1], y)
 
 
-def _smaller_difference(points: Tensor, tangent: Tensor, dim: int) -> Tensor:
+def finite_difference_gradient(points: Tensor, gradient: Tensor, units: Sequence[float] = _PIXELS) -> Tensor:
+    """The gradient for the points ``(2, B, h, w)`` from that for their Jacobian, ``(2, 2, B, h, w)``."""
+    by_x, by_y = (_difference_gradient(points, gradient[:, i], units, dim) for i, dim in ((0, -1), (1, -2)))
+    return _scaled(by_x + by_y, units)
+
+
+def _smaller_difference(points: Tensor, tangent: Tensor, units: Sequence[float], dim: int) -> Tensor:
     """Of the forward and the backward difference the one that is smaller for the points, of ``tangent``."""
     last = points.shape[dim] - 1
     if last < 1:
         return torch.zeros_like(points)
-    step = tangent.diff(dim=dim)
-    forward, backward = _forward(step, dim, last), _backward(step, dim)
-    return torch.where(_is_forward(points, dim), forward, backward)
+    step = _scaled(tangent.diff(dim=dim), units)
+    return torch.where(_is_forward(points, units, dim), _forward(step, dim, last), _backward(step, dim))
 
 
-def _is_forward(points: Tensor, dim: int) -> Tensor:
+def _is_forward(points: Tensor, units: Sequence[float], dim: int) -> Tensor:
     """Whether the forward difference is the smaller, ``(1, B, h, w)``."""
-    length = points.diff(dim=dim).square().sum(0, keepdim=True).nan_to_num(torch.inf)
-    return _forward(length, dim, length.shape[dim]) <= _backward(length, dim)
+    length = _scaled(points.diff(dim=dim), units).square().sum(0, keepdim=True).nan_to_num(torch.inf)
+    return _forward(length, dim, length.shape[dim]) * NEARLY <= _backward(length, dim)
+
+
+def _scaled(steps: Tensor, units: Sequence[float]) -> Tensor:
+    return torch.stack([step * unit for step, unit in zip(steps, units, strict=True)])
 
 
 def _forward(step: Tensor, dim: int, count: int) -> Tensor:
@@ -90,16 +111,11 @@ def _backward(step: Tensor, dim: int) -> Tensor:
     return torch.cat((step.narrow(dim, 0, 1), step), dim)
 
 
-def finite_difference_gradient(points: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient for the points ``(2, B, h, w)`` from that for their Jacobian, ``(2, 2, B, h, w)``."""
-    return _difference_gradient(points, gradient[:, 0], -1) + _difference_gradient(points, gradient[:, 1], -2)
-
-
-def _difference_gradient(points: Tensor, gradient: Tensor, dim: int) -> Tensor:
+def _difference_gradient(points: Tensor, gradient: Tensor, units: Sequence[float], dim: int) -> Tensor:
     last = points.shape[dim] - 1
     if last < 1:
         return torch.zeros_like(points)
-    forward = _is_forward(points, dim)
+    forward = _is_forward(points, units, dim)
     of_forward, of_backward = torch.where(forward, gradient, 0.0), torch.where(forward, 0.0, gradient)
     # The forward step of a pixel has its number, the backward step that of the pixel before.
     by_step = of_forward.narrow(dim, 0, last) + of_backward.narrow(dim, 1, last)

@@ -8,7 +8,7 @@ from kornia.geometry.transform import HomographyWarper
 from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
-from lms_geometry.checks import PADDING_MODES, check_tensor
+from lms_geometry.checks import PADDING_MODES, check_flag, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.projection import pixel_normalisation, project, unit_scale
 from lms_geometry.warp import check_warp, sample_at, warp_pixels
@@ -45,7 +45,8 @@ def homography_warp_linearized(
 
     Args:
         patch_src: the image, shape :math:`(B, C, H, W)`.
-        src_homo_dst: homographies, shape :math:`(B, 3, 3)`. Either batch may be 1 and is then shared.
+        src_homo_dst: homographies, shape :math:`(B, 3, 3)` or, as kornia documents them, :math:`(B, 1, 3, 3)`. Either
+            batch may be 1 and is then shared.
         dsize: size of the output, ``(height, width)``.
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
@@ -68,8 +69,12 @@ def homography_warp_linearized(
         >>> homography_warp_linearized(image, torch.eye(3)[None], (5, 7)).shape
         torch.Size([1, 3, 5, 7])
     """
+    if isinstance(src_homo_dst, Tensor) and src_homo_dst.ndim == 4 and src_homo_dst.shape[1] == 1:
+        src_homo_dst = src_homo_dst.squeeze(1)
     check_tensor("src_homo_dst", src_homo_dst, ("B", 3, 3))
-    reading = Reading(mode, padding_mode, align_corners)
+    reading = Reading(mode, padding_mode, check_flag("align_corners", align_corners))
+    check_flag("normalized_coordinates", normalized_coordinates)
+    check_flag("normalized_homography", normalized_homography)
     dsize, sampling = check_warp(
         "patch_src", patch_src, "src_homo_dst", src_homo_dst, dsize, reading, PADDING_MODES, sampling, noise, generator
     )
@@ -110,6 +115,9 @@ class LinearizedHomographyWarper(HomographyWarper):
         align_corners: meaning of -1 and 1.
         sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
+    Raises:
+        ValueError: if the size is negative or no size.
+
     Example:
         >>> warper = LinearizedHomographyWarper(5, 7)
         >>> warper(torch.rand(1, 3, 20, 30), torch.eye(3)[None]).shape
@@ -130,12 +138,15 @@ class LinearizedHomographyWarper(HomographyWarper):
         *,
         sampling: LinearizedSampling | None = None,
     ) -> None:
+        height, width = check_size("(height, width)", (height, width))
         super().__init__(height, width, mode, padding_mode, normalized_coordinates, align_corners)
         self.sampling = LinearizedSampling() if sampling is None else sampling
         self._precomputed: Tensor | None = None
 
     def precompute_warp_grid(self, src_homo_dst: Tensor) -> None:
         """Keep a copy of homographies :math:`(B, 3, 3)` or :math:`(B, 1, 3, 3)` for calls that give none."""
+        if not isinstance(src_homo_dst, Tensor):
+            raise TypeError(f"src_homo_dst must be a tensor, got {type(src_homo_dst).__name__}")
         self._precomputed = src_homo_dst.clone()
 
     def forward(
@@ -156,8 +167,6 @@ class LinearizedHomographyWarper(HomographyWarper):
         homography = self._precomputed if src_homo_dst is None else src_homo_dst
         if homography is None:
             raise RuntimeError("src_homo_dst must be given, or kept before by precompute_warp_grid()")
-        if homography.ndim == 4 and homography.shape[1] == 1:
-            homography = homography.squeeze(1)
         settings = self.mode, self.padding_mode, self.align_corners, self.normalized_coordinates
         dsize = self.height, self.width
         return homography_warp_linearized(

@@ -71,9 +71,20 @@ def draw_independent(
 
 
 def whitened(noise: Tensor) -> Tensor:
-    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes."""
-    x, y = (noise - noise.mean(0)).unbind(-1)
-    x = x / x.square().mean(0).sqrt()
-    y = y - (x * y).mean(0) * x
-    y = y / y.square().mean(0).sqrt()
-    return torch.stack((x, y), -1)
+    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes.
+
+    Three draws may lie so nearly on a line that rounding is most of what Gram-Schmidt leaves of the second axis. A
+    second round makes that orthogonal and of mean 0 as well.
+    """
+    for _ in range(2 if len(noise) == 3 else 1):
+        x, y = (noise - noise.mean(0)).unbind(-1)
+        x = x * _reciprocal(x.square().mean(0).sqrt())
+        y = y - (x * y).mean(0) * x
+        y = y * _reciprocal(y.square().mean(0).sqrt())
+        noise = torch.stack((x, y), -1)
+    return noise
+
+
+def _reciprocal(number: Tensor) -> Tensor:
+    """1 over a number, and 0 for 0."""
+    return torch.where(number > 0, number, torch.inf).reciprocal()

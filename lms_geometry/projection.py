@@ -9,6 +9,9 @@ from lms_geometry._kornia import create_meshgrid, normal_transform_pixel
 # reciprocal, and so the gradient through it, would not be finite in float32.
 _SMALLEST_DIVISOR = 1e-15
 
+# The scale of a homography, its largest entry, below which its gradient grows no more.
+_SMALLEST_SCALE = 1e-20
+
 
 def project(
     src_from_dst: Tensor,
@@ -86,9 +89,14 @@ def _cofactors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_scale(matrix: Tensor) -> Tensor:
-    """Homographies scaled to a largest entry of 1: a multiple of one is the same warp."""
-    scale = matrix.detach().abs().amax((-2, -1), keepdim=True)
-    return matrix / torch.where(scale > 0, scale, 1.0)
+    """Homographies scaled to a largest entry of 1: a multiple of one is the same warp.
+
+    The gradient grows as a homography is scaled down. Below the smallest scale it grows no more, so that it is finite.
+    """
+    constant = matrix.detach()
+    scale = constant.abs().amax((-2, -1), keepdim=True)
+    divisor = torch.where(scale > _SMALLEST_SCALE, scale, _SMALLEST_SCALE)
+    return constant / torch.where(scale > 0, scale, 1.0) + (matrix - constant) / divisor
 
 
 def pixel_normalisation(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:

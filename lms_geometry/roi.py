@@ -5,6 +5,7 @@ the fitted plane. Its gradient is the slope across the bin, from its edges (``ar
 its centre (equations 2 to 9), whose spread follows the size of the bin.
 """
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -14,7 +15,15 @@ from einops import repeat
 from torch import Tensor, nn
 
 from lms_geometry.autocast import no_autocast
-from lms_geometry.checks import check_noise, check_same_device, check_sampling, check_size, check_tensor
+from lms_geometry.checks import (
+    check_flag,
+    check_integer,
+    check_noise,
+    check_same_device,
+    check_sampling,
+    check_size,
+    check_tensor,
+)
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.coordinates import to_grid
 from lms_geometry.differentiation import carries_gradient
@@ -105,9 +114,11 @@ def roi_align_linearized(
         (torch.Size([2, 3, 5, 7]), torch.Size([2, 5]))
     """
     sampling = check_sampling(sampling)
-    bins = check_size("output_size", (output_size, output_size) if isinstance(output_size, int) else output_size)
+    pair = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    bins, sampling_ratio = check_size("output_size", pair), check_integer("sampling_ratio", sampling_ratio)
+    check_flag("aligned", aligned)
     rois = _rois(input, boxes)
-    _check(input, rois, bins, spatial_scale, sampling_ratio, sampling, noise, generator)
+    _check(input, rois, bins, spatial_scale, sampling, noise, generator)
     dtype = torch.promote_types(torch.promote_types(input.dtype, rois.dtype), torch.float32)
     index, (start, bin_size) = rois[:, 0].long(), _bins(rois[:, 1:].to(dtype), bins, spatial_scale, aligned, input)
 
@@ -115,11 +126,11 @@ def roi_align_linearized(
     linearizes = is_drawn_value or carries_gradient(rois)
     if linearizes and sampling.is_drawn and noise is None:
         noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)
-    chunk = max(_CHUNK // (input.shape[1] * bins[0] * max(bins[1], input.shape[3])), 1)
-    order, parts = [], []
+    chunk = max(_CHUNK // (max(input.shape[1], 1) * bins[0] * max(bins[1], input.shape[3])), 1)
+    order, parts = [index[:0]], [input.new_zeros(0, input.shape[1], *bins)]  # all there is, without images
     with no_autocast(input.device):
         for number, image in enumerate(input.to(dtype)):
-            surrounded = F.pad(image.detach()[None], (1, 1, 1, 1), "replicate")
+            surrounded = F.pad(image.detach()[:, None], (1, 1, 1, 1), "replicate").transpose(0, 1)
             for rows in (index == number).nonzero()[:, 0].split(chunk):
                 part = _pool(image, start[rows].detach(), bin_size[rows].detach(), bins, sampling_ratio)
                 if linearizes:
@@ -249,8 +260,8 @@ def _linearize(
 def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
     """Boxes in either of torchvision's forms as ``(R, 5)``."""
     check_tensor("input", input, ("N", "C", "H", "W"))
-    if min(input.shape) == 0:
-        raise ValueError(f"input must have at least one image, channel and texel, got {tuple(input.shape)}")
+    if min(input.shape[2:]) == 0:
+        raise ValueError(f"input must have at least one texel, got {tuple(input.shape)}")
     if isinstance(boxes, Tensor):
         check_tensor("boxes", boxes, ("R", 5))
         check_same_device("boxes", boxes, "input", input)
@@ -262,7 +273,8 @@ def _rois(input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
     for number, some in enumerate(boxes):
         check_tensor(f"boxes[{number}]", some, ("R", 4))
         check_same_device(f"boxes[{number}]", some, "input", input)
-    return torch.cat([F.pad(some, (1, 0), value=number) for number, some in enumerate(boxes)])
+    numbered = [F.pad(some, (1, 0), value=number) for number, some in enumerate(boxes)]
+    return torch.cat(numbered) if numbered else input.new_zeros(0, 5)
 
 
 def _check(
@@ -270,17 +282,16 @@ def _check(
     rois: Tensor,
     bins: tuple[int, int],
     spatial_scale: float,
-    sampling_ratio: int,
     sampling: LinearizedSampling,
     noise: Tensor | None,
     generator: torch.Generator | None,
 ) -> None:
     if min(bins) < 1:
         raise ValueError(f"output_size must be at least 1, got {bins}")
-    if not isinstance(spatial_scale, Real) or not spatial_scale > 0:
-        raise ValueError(f"spatial_scale must be a number above 0, got {spatial_scale!r}")
-    if not isinstance(sampling_ratio, int):
-        raise TypeError(f"sampling_ratio must be an int, got {sampling_ratio!r}")
+    if not isinstance(spatial_scale, Real) or isinstance(spatial_scale, bool) or not 0 < spatial_scale < math.inf:
+        raise ValueError(f"spatial_scale must be a finite number above 0, got {spatial_scale!r}")
+    if len(rois) > 0 and len(input) == 0:
+        raise ValueError(f"boxes must be none where input has no images, got {len(rois)}")
     bad_indices = rois[~((rois[:, 0] >= 0) & (rois[:, 0] < len(input))), 0].tolist()
     if bad_indices:
         raise ValueError(f"boxes[:, 0] must be the number of an image, 0 to {len(input) - 1}, got {bad_indices[0]}")

@@ -10,6 +10,7 @@ from lms_geometry.checks import (
     MODES,
     PADDING_MODES,
     check_choice,
+    check_flag,
     check_image,
     check_noise,
     check_same_batch,
@@ -21,6 +22,7 @@ from lms_geometry.checks import (
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.differentiation import carries_gradient, linearized_sample, read_centre
 from lms_geometry.footprint import Placement
+from lms_geometry.limits import FARTHEST_DRAW
 from lms_geometry.noise import draw_independent
 
 
@@ -78,7 +80,8 @@ def grid_sample_linearized(
             Jacobian, for example the identity. Along an output axis of one pixel they are 0, so that nothing is
             averaged along it.
         noise: for drawn samples, draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`,
-            shared over the batch, or :math:`(B, K - 1, h, w, 2)`. Drawn here if ``None``.
+            shared over the batch, or :math:`(B, K - 1, h, w, 2)`. A number beyond 100, which no draw is, counts as 100.
+            Drawn here if ``None``, once for the whole batch: see :func:`draw_noise` for what that costs and saves.
         generator: for drawn samples, the source of randomness when ``noise`` is ``None``; torch's global one if
             ``None``.
 
@@ -98,7 +101,10 @@ def grid_sample_linearized(
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
         torch.Size([2, 3, 5, 6])
     """
-    sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
+    sampling, reading = (
+        check_sampling(sampling),
+        Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True)),
+    )
     _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.to(torch.promote_types(dtype, torch.float32))
@@ -163,7 +169,10 @@ def grid_sample_value_and_slope(
         >>> bool((shift - torch.tensor([0.2, -0.1])).abs().max() < 0.01)
         True
     """
-    sampling, reading = check_sampling(sampling), Reading(mode, padding_mode, bool(align_corners))
+    sampling, reading = (
+        check_sampling(sampling),
+        Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True)),
+    )
     _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.detach().to(torch.promote_types(dtype, torch.float32))
@@ -278,7 +287,7 @@ def _placement(
     """Where the samples fall, in the grid's dtype. Draws made here are whitened by the backend, which is quicker."""
     jacobian = None if jacobian is None else jacobian.detach().to(grid.dtype)
     if noise is not None:
-        return Placement(noise.detach().to(grid.dtype), jacobian)
+        return Placement(noise.detach().to(grid.dtype).clamp(-FARTHEST_DRAW, FARTHEST_DRAW), jacobian)
     size = grid.shape[1], grid.shape[2]
     noise = draw_independent(sampling.num_samples, size, generator, grid.device, grid.dtype)
     return Placement(noise, jacobian, whiten=sampling.pattern == "whitened")

@@ -15,6 +15,8 @@ from lms_geometry.checks import (
     MODES,
     PADDING_MODES,
     check_choice,
+    check_dense,
+    check_flag,
     check_image,
     check_noise,
     check_same_batch,
@@ -28,6 +30,7 @@ from lms_geometry.projection import inverse, project, unit_scale
 from lms_geometry.sampling import sample
 
 _FILLED = (*PADDING_MODES, "fill")
+_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def warp_affine_linearized(
@@ -86,7 +89,7 @@ def warp_affine_linearized(
         (torch.Size([1, 3, 5, 7]), torch.Size([1, 2, 3]))
     """
     check_tensor("M", M, ("B", 2, 3))
-    reading = Reading(mode, padding_mode, align_corners)
+    reading = Reading(mode, padding_mode, check_flag("align_corners", align_corners))
     dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise, generator)
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
@@ -149,7 +152,7 @@ def warp_perspective_linearized(
         torch.Size([1, 3, 5, 7])
     """
     check_tensor("M", M, ("B", 3, 3))
-    reading = Reading(mode, padding_mode, align_corners)
+    reading = Reading(mode, padding_mode, check_flag("align_corners", align_corners))
     dsize, sampling = check_warp("src", src, "M", M, dsize, reading, _FILLED, sampling, noise, generator)
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
@@ -184,7 +187,8 @@ def remap_linearized(
 
     Args:
         image: the image, shape :math:`(B, C, H, W)`.
-        map_x: source coordinate along the width, shape :math:`(B, h, w)`. Either batch may be 1 and is then shared.
+        map_x: source coordinate along the width, shape :math:`(B, h, w)`, also of integers. Either batch may be 1 and
+            is then shared.
         map_y: source coordinate along the height, shape :math:`(B, h, w)`.
         mode: how samples are read, ``"bilinear"`` | ``"nearest"`` | ``"bicubic"``.
         padding_mode: ``"zeros"`` | ``"border"`` | ``"reflection"``.
@@ -207,15 +211,17 @@ def remap_linearized(
         >>> remap_linearized(image, map_x[None], map_y[None], align_corners=True).shape
         torch.Size([1, 3, 5, 7])
     """
+    map_x, map_y = _floating(map_x, image), _floating(map_y, image)
     check_tensor("map_x", map_x, ("B", "h", "w"))
     check_tensor("map_y", map_y, ("B", *map_x.shape[1:]))
     check_same_batch("map_y", map_y, "map_x", map_x)
-    reading, size = Reading(mode, padding_mode, bool(align_corners)), (map_x.shape[1], map_x.shape[2])
+    align_corners = check_flag("align_corners", align_corners, optional=True)
+    reading, size = Reading(mode, padding_mode, align_corners), (map_x.shape[1], map_x.shape[2])
     maps = torch.broadcast_tensors(map_x, map_y)
     check_warp("image", image, "map_y", maps[1], size, reading, PADDING_MODES, sampling, noise, generator)
     _, settings = check_warp("image", image, "map_x", maps[0], size, reading, PADDING_MODES, sampling, noise, generator)
     grid = torch.stack(maps, -1).to(torch.promote_types(map_x.dtype, torch.float32))
-    if not normalized_coordinates:
+    if not check_flag("normalized_coordinates", normalized_coordinates):
         grid = normalize_pixel_coordinates(grid, *image.shape[-2:])
     return sample_at(image, grid, None, reading, settings, noise, generator)
 
@@ -301,9 +307,18 @@ def sample_at(
     return sample(image, grid.to(working), reading, sampling, jacobian, noise, generator).to(src.dtype)
 
 
-def _fill_of(fill_value: Tensor, out: Tensor) -> Tensor:
+def _floating(coordinates: Tensor, image: Tensor) -> Tensor:
+    """A map of whole numbers in a floating type, and anything else as it is."""
+    if not isinstance(coordinates, Tensor) or coordinates.dtype not in _WHOLE_NUMBERS:
+        return coordinates
+    return coordinates.to(torch.float64 if getattr(image, "dtype", None) == torch.float64 else torch.float32)
+
+
+def _fill_of(fill_value: object, out: Tensor) -> Tensor:
     if not isinstance(fill_value, Tensor):
         raise TypeError(f"fill_value must be a tensor or None, got {type(fill_value).__name__}")
+    if check_dense("fill_value", fill_value).is_complex():
+        raise TypeError(f"fill_value must have a real dtype, got {fill_value.dtype}")
     fill = fill_value.reshape(-1, 1, 1) if fill_value.ndim == 1 else fill_value
     try:
         fits = torch.broadcast_shapes(fill.shape, out.shape) == out.shape

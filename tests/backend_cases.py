@@ -20,8 +20,6 @@ PAPER = paper()
 WHITENED = paper(pattern="whitened", mask_out_of_bounds=False)
 PADDING_MODES = ("zeros", "border", "reflection")
 
-# With the default ridge of 1e-3 a fit to fewer samples than unknowns keeps three digits of float32's seven. So where
-# samples may be few, the ridge is larger.
 many = st.builds(
     LinearizedSampling,
     num_samples=st.integers(4, 12),
@@ -38,7 +36,7 @@ few = st.builds(
     num_samples=st.integers(4, 12),
     sigma=st.sampled_from([0.0, 1.0, 3.0]),
     jitter=st.sampled_from([0.5, 1.0]),
-    ridge=st.sampled_from([0.3, 3.0]),
+    ridge=st.sampled_from([1e-4, 1e-3, 0.3, 3.0]),
     intercept=st.booleans(),
     mask_out_of_bounds=st.booleans(),
     pattern=st.sampled_from(["gaussian", "whitened"]),
@@ -100,8 +98,8 @@ def doubled(arguments):
 
 
 def assert_same(got, expected, exact):
-    """To 1e-5 of the largest number, or of 1, and to what float32 costs eager."""
+    """To 2e-6 of the largest number, or of 1, and to eight times what float32 costs eager."""
     for ours, eagers, true in zip(got, expected, exact, strict=True):
-        allowed = 1e-5 * eagers.abs().max().clamp_min(1) + 8 * (eagers - true).abs().max()
+        allowed = 2e-6 * eagers.abs().max().clamp_min(1) + 8 * (eagers - true).abs().max()
         assert ours.isfinite().all()
         assert (ours - eagers).abs().max() <= allowed

@@ -66,6 +66,12 @@ def test_settings_are_frozen_hashable_and_picklable():
         ({"jitter": float("inf")}, ValueError, "jitter must be finite and not negative, got inf"),
         ({"ridge": 0.0}, ValueError, "ridge must be at least 1e-09, got 0.0"),
         ({"ridge": 1e-10}, ValueError, "ridge must be at least 1e-09, got 1e-10"),
+        ({"ridge": 9e-5}, ValueError, "ridge must be at least 0.0001 with mask_out_of_bounds or 3 samples, got 9e-05"),
+        (
+            {"ridge": 9e-5, "mask_out_of_bounds": False, "num_samples": 3},
+            ValueError,
+            "ridge must be at least 0.0001 with mask_out_of_bounds or 3 samples, got 9e-05",
+        ),
         ({"sigma": 101.0}, ValueError, "sigma must be at most 100, got 101.0"),
         ({"jitter": 1e10}, ValueError, "jitter must be at most 100, got 10000000000.0"),
         ({"ridge": -1e-3}, ValueError, "ridge must be finite and not negative, got -0.001"),
@@ -89,7 +95,8 @@ def test_settings_outside_their_range_are_refused(settings, error, message):
         {"jitter": 0},
         {"sigma": 100},
         {"jitter": 100},
-        {"ridge": 1e-9},
+        {"ridge": 1e-4},
+        {"ridge": 1e-9, "mask_out_of_bounds": False},
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(settings):

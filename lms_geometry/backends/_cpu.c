@@ -83,8 +83,8 @@ struct pixels {
 /* The sums of the fit that depend on the draws alone, by the names of least_squares.py. */
 struct moments {
     float count[BLOCK], kept[BLOCK];                                /* n and 1 - s */
-    float mean_x[BLOCK], mean_y[BLOCK];                             /* m */
-    float second_xx[BLOCK], second_xy[BLOCK], second_yy[BLOCK];     /* Q */
+    float mean_x[BLOCK], mean_y[BLOCK];                             /* m, sheared as the draws are */
+    float shear[BLOCK], second_xx[BLOCK], second_yy[BLOCK];         /* b, and the diagonal of Q */
     float *cross_x, *cross_y;                                       /* the weight of each sample's difference in q */
 };
 

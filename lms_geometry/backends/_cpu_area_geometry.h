@@ -92,10 +92,13 @@ static void area_shape(const struct area_job *job, struct areas *a)
         a->rate_2[i] = rate_2;
         a->per_p[i] = per_p;
         a->per_m[i] = per_m;
-        a->xx[i] = (per_p * px + per_m * mx) / 2;
-        a->xy[i] = (per_m * my - per_p * py) / 2;
-        a->yx[i] = (per_p * py + per_m * my) / 2;
-        a->yy[i] = (per_p * px - per_m * mx) / 2;
+        /* E = U phi(S) V', in terms of J: what is 0 in J is 0 in E too, even to the last digit, where S has rank 1. */
+        const float xx = (px + mx) / 2, xy = (my - py) / 2, yx = (py + my) / 2, yy = (px - mx) / 2;
+        const float even = (per_p + per_m) / 2, odd = (per_p - per_m) / 2;
+        a->xx[i] = even * xx + odd * yy;
+        a->xy[i] = even * xy - odd * yx;
+        a->yx[i] = even * yx - odd * xy;
+        a->yy[i] = even * yy + odd * xx;
     }
     int narrow = 0;
     for (int i = 0; i < BLOCK; i++)

@@ -97,7 +97,7 @@ static void differences(const struct sample_job *job, const float *grid, int64_t
     EACH(i) {
         const float bx = (here_x[i] - before_x[i]) * half_x, by = (here_y[i] - before_y[i]) * half_y;
         const float ax = (after_x[i] - here_x[i]) * half_x, ay = (after_y[i] - here_y[i]) * half_y;
-        const int smaller = comparable(ax * ax + ay * ay) <= comparable(bx * bx + by * by);
+        const int smaller = comparable(ax * ax + ay * ay) * NEARLY <= comparable(bx * bx + by * by);
         const int after = (place[i] < last) & ((place[i] == 0) | smaller);
         x[i] = after ? ax : bx;
         y[i] = after ? ay : by;
@@ -152,7 +152,8 @@ static void locate(const struct sample_job *job, int64_t image, int64_t first, s
     EACH(i) {
         const float a = derivative(xx[i]) * sigma, b = derivative(xy[i]) * sigma;
         const float c = derivative(yx[i]) * sigma, d = derivative(yy[i]) * sigma;
-        const float row_x = a * a + b * b, row_y = c * c + d * d, area = a * d - b * c;
+        const float row_x = a * a + b * b, row_y = c * c + d * d, forth = a * d, back = b * c;
+        const float area = fabsf(forth - back) > FLAT * (fabsf(forth) + fabsf(back)) ? forth - back : 0;
         const float determinant = area * area + jitter * (row_x + row_y + jitter);
         const float l11 = sqrtf(row_x + jitter), scale = 1 / (l11 > 0 ? l11 : 1);
         p->l11[i] = l11;
@@ -167,6 +168,7 @@ static void locate(const struct sample_job *job, int64_t image, int64_t first, s
 static int place(const struct sample_job *job, const struct pixels *p, struct samples *s)
 {
     const float last_x = job->width - 1, last_y = job->height - 1, shift = job->align_corners ? 0 : 0.5f;
+    const float edge_x = ON_EDGE * half(job, job->width), edge_y = ON_EDGE * half(job, job->height);
     const int32_t width = job->width, padding = job->padding;
     int outside = 0;
     for (int64_t k = 0; k < job->samples; k++) {
@@ -180,7 +182,8 @@ static int place(const struct sample_job *job, const struct pixels *p, struct sa
         }
         if (job->mask && k > 0)
             EACH(i) {
-                const int in = (x[i] >= 0) & (x[i] <= last_x) & (y[i] >= 0) & (y[i] <= last_y);
+                const int in = (x[i] >= -edge_x) & (x[i] <= last_x + edge_x) & (y[i] >= -edge_y)
+                    & (y[i] <= last_y + edge_y);
                 inside[i] = in;
                 outside += !in;
             }

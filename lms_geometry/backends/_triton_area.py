@@ -35,6 +35,18 @@ def excess_area(jacobian, side, least):
 
 
 @triton.jit
+def axes(jacobian, stretch, extent, side):
+    """The matrix E, in terms of J: what is 0 in J is 0 in E too, even to the last digit, where S has rank 1."""
+    xx, xy, yx, yy = jacobian
+    xx, xy, yx, yy = _derivative(xx) * side, _derivative(xy) * side, _derivative(yx) * side, _derivative(yy) * side
+    p, m = stretch[0] + stretch[1], stretch[0] - stretch[1]
+    per_p = (extent[0] + extent[1]) / tl.where(p > 0, p, 1.0)
+    per_m = (extent[0] - extent[1]) / tl.where(m > 0, m, 1.0)
+    even, odd = (per_p + per_m) / 2, (per_p - per_m) / 2
+    return even * xx + odd * yy, even * xy - odd * yx, even * yx - odd * xy, even * yy + odd * xx
+
+
+@triton.jit
 def matrix(rotation, reflection, values):
     """The matrix with the Jacobian's singular vectors and other singular values."""
     p, m = (values[0] + values[1]) / 2, (values[0] - values[1]) / 2

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 
 from lms_geometry.backends._triton_area import (
+    axes,
     blend,
     excess_area,
-    matrix,
     moment_scale,
     node,
     nodes_along,
@@ -46,12 +46,12 @@ def mean(
     image, first, pixel = _block(pixels, PIXELS)
     grid += 2 * image * grid_stride
     jacobian = _jacobian(grid, jacobian, image, pixel, jacobian_stride, pixel_stride, H, W, h, w, ALIGN_CORNERS)
-    rotation, reflection, _, extent, _ = excess_area(jacobian, side, least)
+    _, _, stretch, extent, _ = excess_area(jacobian, side, least)
     spread = (extent[0] != 0) & (first + tl.arange(0, PIXELS) < pixels)
     if tl.max(spread.to(tl.int32), 0) == 0:
         return
     at_x, at_y = _point(grid, pixel, H, W, ALIGN_CORNERS)
-    xx, xy, yx, yy = matrix(rotation, reflection, extent)
+    xx, xy, yx, yy = axes(jacobian, stretch, extent, side)
     columns, rows = nodes_along(xx, yx, COUNT), nodes_along(xy, yy, COUNT)
 
     row_stride, column_stride, shift = row_stride * VECTOR, column_stride * VECTOR, _shift(ALIGN_CORNERS)
@@ -91,10 +91,10 @@ def image_gradient(
     image, first, pixel = _block(pixels, PIXELS)
     grid += 2 * image * grid_stride
     jacobian = _jacobian(grid, jacobian, image, pixel, jacobian_stride, pixel_stride, H, W, h, w, ALIGN_CORNERS)
-    rotation, reflection, _, extent, _ = excess_area(jacobian, side, least)
+    _, _, stretch, extent, _ = excess_area(jacobian, side, least)
     spread = extent[0] != 0
     at_x, at_y = _point(grid, pixel, H, W, ALIGN_CORNERS)
-    xx, xy, yx, yy = matrix(rotation, reflection, extent)
+    xx, xy, yx, yy = axes(jacobian, stretch, extent, side)
     columns, rows = nodes_along(xx, yx, COUNT), nodes_along(xy, yy, COUNT)
     nodes = tl.where(tl.max(spread.to(tl.int32), 0) == 0, 1, rows[2] * columns[2])
 
@@ -141,7 +141,7 @@ def gradient(
     rotation, reflection, stretch, extent, rate = excess_area(jacobian, side, least)
     spread = extent[0] != 0
     point = _point(grid, pixel, H, W, ALIGN_CORNERS)
-    xx, xy, yx, yy = matrix(rotation, reflection, extent)
+    xx, xy, yx, yy = axes(jacobian, stretch, extent, side)
     columns, rows = nodes_along(xx, yx, COUNT), nodes_along(xy, yy, COUNT)
     # A pixel without an extent is read once, at its point, as if at the first node of the first edge.
     none = tl.max(spread.to(tl.int32), 0) == 0

@@ -16,6 +16,10 @@ from lms_geometry import limits
 
 _FAR_OUTSIDE = tl.constexpr(limits.FAR_OUTSIDE)
 _LARGEST_DERIVATIVE = tl.constexpr(limits.LARGEST_DERIVATIVE)
+_FLAT = tl.constexpr(limits.FLAT)
+_LARGEST_SHEAR = tl.constexpr(limits.LARGEST_SHEAR)
+_NEARLY = tl.constexpr(limits.NEARLY)
+_ON_EDGE = tl.constexpr(limits.ON_EDGE)
 _LARGEST_FLOAT = tl.constexpr(torch.finfo(torch.float32).max)
 
 
@@ -58,7 +62,8 @@ def sample(
     x = (_clamped(grid_x) + 1) * half_x - shift + l11 * noise_x
     y = (_clamped(grid_y) + 1) * half_y - shift + l21 * noise_x + l22 * noise_y
     if MASK:
-        drawn = drawn & (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
+        edge_x, edge_y = half_x * _ON_EDGE, half_y * _ON_EDGE
+        drawn = drawn & (x >= -edge_x) & (x <= W - 1 + edge_x) & (y >= -edge_y) & (y <= H - 1 + edge_y)
 
     # The moments of the draws in the fit. Without the row of ones their mean m is taken as 0.
     weight = tl.where(drawn, 1.0, tl.zeros_like(x))
@@ -67,24 +72,30 @@ def sample(
     mean_x, mean_y = tl.zeros_like(count), tl.zeros_like(count)
     if INTERCEPT:
         mean_x, mean_y = tl.sum(weight * noise_x, 0) / count, tl.sum(weight * noise_y, 0) / count
+    lost = ridge / (count + ridge)  # s
+    # The draws, centred, and sheared along y until the two axes are uncorrelated.
     offset_x, offset_y = weight * (noise_x - mean_x), weight * (noise_y - mean_y)
-    second_xx = tl.sum(offset_x * offset_x, 0) + ridge * kept * mean_x * mean_x
-    second_xy = tl.sum(offset_x * offset_y, 0) + ridge * kept * mean_x * mean_y
-    second_yy = tl.sum(offset_y * offset_y, 0) + ridge * kept * mean_y * mean_y
+    second_xx = tl.sum(offset_x * offset_x, 0) + lost * count * mean_x * mean_x
+    shear = tl.sum(offset_x * offset_y, 0) + lost * count * mean_x * mean_y
+    shear = tl.minimum(tl.maximum(shear / tl.where(second_xx > 0, second_xx, 1.0), -_LARGEST_SHEAR), _LARGEST_SHEAR)
+    several = tl.where(count > 1, 1.0, 0.0)  # one draw lies on a line, and rounding must not say other
+    offset_y = several * (offset_y - shear * offset_x)
+    rest_y = several * (mean_y - shear * mean_x)
+    second_yy = tl.sum(offset_y * offset_y, 0) + lost * count * rest_y * rest_y
 
     # The weight of each sample in the slopes A_uv = (L Q L' + eps I)^-1 L q and in A_1.
-    area = l11 * l22
-    trace = (l11 * l11 + l21 * l21) * second_xx + 2 * l21 * l22 * second_xy + l22 * l22 * second_yy
-    determinant = area * area * tl.maximum(second_xx * second_yy - second_xy * second_xy, 0.0) + ridge * (
-        tl.maximum(trace, 0.0) + ridge
-    )
+    l21 += shear * l22
+    area, along_x, along_y = l11 * l22, l11 * l11 + l21 * l21, l22 * l22
+    trace = along_x * second_xx + along_y * second_yy
+    determinant = area * area * (second_xx * second_yy) + ridge * (trace + ridge)
     scaled, damping = area / determinant, ridge / determinant
-    xx, xy = scaled * (l22 * second_yy + l21 * second_xy) + damping * l11, -scaled * (l22 * second_xy + l21 * second_xx)
-    yx, yy = damping * l21 - scaled * l11 * second_xy, damping * l22 + scaled * l11 * second_xx
-    drift_x, drift_y = kept * l11 * mean_x, kept * (l21 * mean_x + l22 * mean_y)
-    cross_x, cross_y = weight * (noise_x - kept * mean_x), weight * (noise_y - kept * mean_y)
-    weight_1 = weight * (kept / count)
-    weight_1 -= (drift_x * xx + drift_y * yx) * cross_x + (drift_x * xy + drift_y * yy) * cross_y
+    xx, xy = scaled * (l22 * second_yy) + damping * l11, -scaled * (l21 * second_xx)
+    yx, yy = damping * l21, scaled * (l11 * second_xx) + damping * l22
+    both = damping * (l21 * l22)
+    drift_x = kept * (mean_x * (scaled * (area * second_yy) + damping * along_x) + rest_y * both)
+    drift_y = kept * (mean_x * both + rest_y * (scaled * (area * second_xx) + damping * along_y))
+    cross_x, cross_y = offset_x + weight * (lost * mean_x), offset_y + weight * (lost * rest_y)
+    weight_1 = weight * (kept / count) - drift_x * cross_x - drift_y * cross_y
     unit_x, unit_y = tl.where(_usable(grid_x), half_x, 0.0), tl.where(_usable(grid_y), half_y, 0.0)
     weight_x = unit_x * xx * cross_x + unit_x * xy * cross_y
     weight_y = unit_y * yx * cross_x + unit_y * yy * cross_y
@@ -227,7 +238,7 @@ def _smaller_difference(grid, grid_x, grid_y, pixel, step, has_before, has_after
     after_x, after_y = (after_x - grid_x) * half_x, (after_y - grid_y) * half_y
     before = tl.where(has_before, _comparable(before_x * before_x + before_y * before_y), float("inf"))
     after = tl.where(has_after, _comparable(after_x * after_x + after_y * after_y), float("inf"))
-    forward = after <= before
+    forward = after * _NEARLY <= before
     return tl.where(forward, after_x, before_x), tl.where(forward, after_y, before_y), forward
 
 
@@ -241,7 +252,9 @@ def _comparable(length):
 def _footprint(xx, xy, yx, yy, sigma, jitter):
     """The lower Cholesky factor of ``sigma^2 J J' + jitter^2 I`` (footprint.py)."""
     xx, xy, yx, yy = _derivative(xx) * sigma, _derivative(xy) * sigma, _derivative(yx) * sigma, _derivative(yy) * sigma
-    row_x, row_y, area, least = xx * xx + xy * xy, yx * yx + yy * yy, xx * yy - xy * yx, jitter * jitter
+    row_x, row_y, least = xx * xx + xy * xy, yx * yx + yy * yy, jitter * jitter
+    forth, back = xx * yy, xy * yx
+    area = tl.where(tl.abs(forth - back) > _FLAT * (tl.abs(forth) + tl.abs(back)), forth - back, 0.0)
     determinant = area * area + least * (row_x + row_y + least)
     l11 = tl.sqrt(row_x + least)
     scale = 1 / tl.where(l11 > 0, l11, 1.0)
@@ -258,13 +271,21 @@ def _derivative(x):
 
 @triton.jit
 def _whiten(x, y, drawn, K: tl.constexpr):
-    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt over the two axes (noise.py)."""
+    """Give the draws of each pixel mean 0 and covariance 1, by Gram-Schmidt, in as many rounds as noise.py."""
     each: tl.constexpr = 1 / (K - 1)
-    x = tl.where(drawn, x - tl.sum(x, 0) * each, 0.0)
-    y = tl.where(drawn, y - tl.sum(y, 0) * each, 0.0)
-    x *= 1 / tl.sqrt(tl.sum(x * x, 0) * each)
-    y -= tl.sum(x * y, 0) * each * x
-    return x, y * (1 / tl.sqrt(tl.sum(y * y, 0) * each))
+    for _ in tl.static_range(2 if K == 4 else 1):
+        x = tl.where(drawn, x - tl.sum(x, 0) * each, 0.0)
+        y = tl.where(drawn, y - tl.sum(y, 0) * each, 0.0)
+        x *= _reciprocal_root(tl.sum(x * x, 0) * each)
+        y -= tl.sum(x * y, 0) * each * x
+        y *= _reciprocal_root(tl.sum(y * y, 0) * each)
+    return x, y
+
+
+@triton.jit
+def _reciprocal_root(x):
+    """1 over the square root, and 0 for 0."""
+    return tl.where(x > 0, 1 / tl.sqrt(tl.where(x > 0, x, 1.0)), 0.0)
 
 
 @triton.jit

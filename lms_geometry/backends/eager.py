@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lms_geometry.backends.common import image_gradient, usable_points
 from lms_geometry.config import LinearizedSampling, Reading
-from lms_geometry.coordinates import grid_to_pixels, outermost_centre, pixels_per_unit, units_per_pixel
+from lms_geometry.coordinates import grid_units, outermost_centre, units_per_pixel
 from lms_geometry.footprint import Placement, finite_difference_jacobian, footprint, place
 from lms_geometry.least_squares import Moments
+from lms_geometry.limits import ON_EDGE
 from lms_geometry.noise import whitened
 
 __all__ = ["grid_gradient", "image_gradient", "sample", "supports", "supports_gradient", "unavailable_reason"]
@@ -53,7 +54,7 @@ def sample(
         input, centre, points, *_samples(grid, placement, sampling, size, reading), sampling, reading
     )
     value = centre if intercept is None else intercept.add_(centre)
-    units = [pixels_per_unit(n, reading.align_corners) for n in size]
+    units = grid_units(size, reading.align_corners)
     slope = torch.stack([s * unit for s, unit in zip(slope, units, strict=True)], -1)
     return value, torch.where((grid == points).unsqueeze(1), slope, 0.0)
 
@@ -69,7 +70,7 @@ def _samples(
     """The footprint ``(2, 2, B, h, w)`` in source pixels, and the draws ``(2, K - 1, B, h, w)`` that it scales."""
     noise, jacobian, whiten = placement
     if jacobian is None:
-        jacobian = finite_difference_jacobian(grid_to_pixels(grid, size, reading.align_corners))
+        jacobian = finite_difference_jacobian(grid.movedim(-1, 0), grid_units(size, reading.align_corners))
     else:
         jacobian = rearrange(jacobian, "b h w row column -> row column b h w")
     noise = rearrange(noise if noise.ndim == 5 else noise.unsqueeze(0), "b k h w xy -> k b h w xy")
@@ -109,6 +110,6 @@ def _fit(
 
 def _inside(points: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Whether a point lies within the outermost texel centres, so that no padding enters what is read there."""
-    limit_x, limit_y = (outermost_centre(n, align_corners) for n in size)
+    limit_x, limit_y = (outermost_centre(n, align_corners) + ON_EDGE for n in size)
     x, y = points.abs()
     return (x <= limit_x) & (y <= limit_y)

@@ -22,7 +22,7 @@ from lms_geometry.area import (
 )
 from lms_geometry.backends.common import image_gradient_at, point_gradient_at, usable_points
 from lms_geometry.config import Averaging, Reading
-from lms_geometry.coordinates import grid_to_pixels, pixels_per_unit, units_per_pixel
+from lms_geometry.coordinates import grid_units, units_per_pixel
 from lms_geometry.footprint import finite_difference_gradient, finite_difference_jacobian, finite_difference_tangent
 
 
@@ -99,7 +99,7 @@ def area_gradient(
     """
     size = input.shape[-1], input.shape[-2]
     area, points, reach = _geometry(input, grid, jacobian, averaging.side, reading.align_corners)
-    units = [pixels_per_unit(n, reading.align_corners) for n in size]
+    units = grid_units(size, reading.align_corners)
     narrow = (blend(area)[1] != 0).any()
 
     def read(at: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,12 +192,9 @@ def area_slopes(
 
 def jacobian_of(grid: Tensor, size: tuple[int, int], align_corners: bool, tangent: Tensor | None = None) -> Tensor:
     """Finite differences of a grid, in source pixels, ``(B, h, w, 2, 2)``; or of a tangent of the grid."""
-    points = grid_to_pixels(grid, size, align_corners)
-    differences = finite_difference_jacobian(points)
-    if tangent is not None:
-        units = [pixels_per_unit(n, align_corners) for n in size]
-        moved = torch.stack([x * unit for x, unit in zip(tangent.unbind(-1), units, strict=True)])
-        differences = finite_difference_tangent(points, moved)
+    points, units = grid.movedim(-1, 0), grid_units(size, align_corners)
+    moved = points if tangent is None else tangent.movedim(-1, 0)
+    differences = finite_difference_tangent(points, moved, units)
     return rearrange(differences, "i j b h w -> b h w i j")
 
 
@@ -205,11 +202,9 @@ def gradient_through_differences(
     grid: Tensor, by_jacobian: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
     """The gradient for a grid from that for its finite differences, 0 at points that are not finite or far outside."""
-    points = grid_to_pixels(grid, size, align_corners)
-    by_point = finite_difference_gradient(points, rearrange(by_jacobian, "b h w i j -> i j b h w"))
-    units = [pixels_per_unit(n, align_corners) for n in size]
-    by_grid = torch.stack([d * unit for d, unit in zip(by_point, units, strict=True)], -1)
-    return torch.where(grid == usable_points(grid), by_grid, 0.0)
+    by_jacobian = rearrange(by_jacobian, "b h w i j -> i j b h w")
+    by_point = finite_difference_gradient(grid.movedim(-1, 0), by_jacobian, grid_units(size, align_corners))
+    return torch.where(grid == usable_points(grid), by_point.movedim(0, -1), 0.0)
 
 
 def _geometry(
@@ -219,7 +214,7 @@ def _geometry(
     size = input.shape[-1], input.shape[-2]
     rounding = 0.0
     if jacobian is None:
-        jacobian = finite_difference_jacobian(grid_to_pixels(grid, size, align_corners))
+        jacobian = finite_difference_jacobian(grid.movedim(-1, 0), grid_units(size, align_corners))
         rounding = difference_rounding(grid.dtype, max(size))
     else:
         jacobian = rearrange(jacobian, "b h w i j -> i j b h w")

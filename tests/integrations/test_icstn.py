@@ -67,7 +67,7 @@ def test_the_gradient_is_the_true_one_on_a_plane(warp, kind):
     y, x = torch.meshgrid(torch.arange(200.0), torch.arange(290.0), indexing="ij")
     image = (0.3 * x - 0.2 * y).double().expand(2, 1, -1, -1)
     inside = SHEAR * np.array([[0.3], [0.3], [1]], dtype=np.float32)
-    near = paper(intercept=False, sigma=0.2, ridge=1e-9)
+    near = paper(intercept=False, sigma=0.2, ridge=1e-9, mask_out_of_bounds=False)
 
     def gradient():
         p = matrices(kind)
