@@ -12,7 +12,7 @@ from lms_geometry.backends import cpu
 if cpu.unavailable_reason():
     pytest.skip("the C library is not built", allow_module_level=True)
 
-from lms_geometry.backends import cpu_area, eager_area
+from lms_geometry.backends import cpu_area, cpu_threads, eager_area
 from lms_geometry.config import Averaging, Reading
 
 JACOBIANS = (None, "pixel", "image", "one", "row", "column", "batch of one")
@@ -211,7 +211,7 @@ def test_a_warp_that_shrinks_nowhere_is_left_to_torch(jacobian, monkeypatch):
 @pytest.mark.parametrize("jacobian", [None, "image", "pixel"])
 @pytest.mark.parametrize("channels", [1, 3, 64])
 def test_the_number_of_threads_changes_no_bit(channels, jacobian, monkeypatch):
-    monkeypatch.setattr(cpu, "_READS_A_THREAD", 1)
+    monkeypatch.setattr(cpu_threads, "_READS_A_THREAD", 1)
     arguments = case(0, (3, channels, 21, 33, 50, 21), "mixed", jacobian, 2.0)
     results = []
     before = torch.get_num_threads()
