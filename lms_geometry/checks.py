@@ -1,6 +1,6 @@
 """Errors for arguments that would otherwise give silently wrong output.
 
-Each names the argument, the value or shape that came, and the one that is wanted.
+Each names the argument, the value or shape that came, the one that is wanted, and the way out if one is known.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lms_geometry.autocast import is_autocast
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.remedies import as_floating, as_sampling, as_tensor, describe, reshaped
 
 # The names that torch gives to ways of reading an image, in the order of the numbers it has for them.
 MODES = ("bilinear", "nearest", "bicubic")
@@ -19,15 +20,17 @@ PADDING_MODES = ("zeros", "border", "reflection")
 def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        is_image = len(shape) == 4 and not isinstance(shape[-1], int)
+        raise TypeError(f"{name} must be a tensor, got {describe(value)}{as_tensor(name, value, is_image)}")
     if not value.is_floating_point():
-        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}{as_floating(name, value.dtype)}")
     fits = value.ndim == len(shape) and all(
         isinstance(want, str) or got == want for got, want in zip(value.shape, shape, strict=True)
     )
     if not fits:
         wanted = ", ".join(str(length) for length in shape)
-        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}")
+        way_out = reshaped(name, tuple(value.shape), shape)
+        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}{way_out}")
 
 
 def check_image(name: str, image: Tensor) -> None:
@@ -79,7 +82,7 @@ def check_sampling(sampling: object) -> LinearizedSampling:
     if sampling is None:
         return LinearizedSampling()
     if not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {as_sampling(sampling)}")
     return sampling
 
 

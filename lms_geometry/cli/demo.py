@@ -12,9 +12,10 @@ from kornia.geometry.conversions import (
 from kornia.geometry.transform import homography_warp
 from torch import Tensor
 
+from lms_geometry.figures import new_figure, show
 from lms_geometry.registration import Adam, Registration, register
 from lms_geometry.registration.metrics import corner_error
-from lms_geometry.registration.plotting import draw_outline, draw_path, new_figure, outline, show
+from lms_geometry.registration.plotting import draw_outline, draw_path, outline
 
 # The corner error, in half widths, below which the warp counts as recovered.
 _RECOVERED = 0.02
