@@ -184,7 +184,8 @@ def plot_gradient_field(
     moves = moves[moves.norm(dim=1) > 0]  # from the right place no way leads back
     columns = min(len(samplings), 2)
     rows = -(-len(samplings) // columns)
-    figure = new_figure(3.4 * columns, 3.6 * rows + 1.1)
+    figure = new_figure(3.4 * columns, 3.6 * rows + 1.3)
+    figure.set_layout_engine("compressed")  # the panels are square
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for panel in panels.flat[len(samplings) :]:
         panel.set_axis_off()
@@ -307,6 +308,7 @@ def _draw_outlines(axes: "Axes", image: Tensor, points: Tensor, jacobian: Tensor
     axes.add_collection(PolyCollection(list(shown.numpy()), facecolor="none", edgecolor=SKY, linewidth=0.7))
     axes.add_collection(PolyCollection([corners[pixel].numpy()], facecolor="none", edgecolor=ORANGE, linewidth=2))
     axes.autoscale_view()
+    axes.spines[:].set_visible(False)
 
 
 def _draw_reads(axes: "Axes", image: Tensor, centre: Tensor, J: Tensor, samples: _Samples, room: float) -> None:
