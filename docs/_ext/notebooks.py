@@ -1,4 +1,4 @@
-"""Every page that is run, as a notebook to download: a link under its title, and the file beside the page.
+"""Every tutorial as a notebook to download: a link under its title, and the file beside the page.
 
 The notebook has the cells that a reader sees. It leaves out those with the tag ``remove-cell``, which check the page's
 claims or serve the site alone, and starts with a cell that says what to install.
@@ -21,7 +21,7 @@ _LINK = (
     '<p class="notebook-link"><a href="{name}" download>Download this page as a notebook</a> for Jupyter or Colab</p>\n'
     "```\n"
 )
-_IS_RUN = "file_format: mystnb"
+_FOLDERS = ("start/", "tutorials/")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -33,7 +33,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def _add_link(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: ARG001
     head, text = _split(source[0])
-    if _IS_RUN in head and "```{code-cell}" in text:
+    if docname.startswith(_FOLDERS):
         name = f"{docname.rpartition('/')[2]}.ipynb"
         source[0] = head + re.sub(
             r"^# .+$", lambda title: title[0] + _LINK.format(name=name), text, count=1, flags=re.M
@@ -44,12 +44,10 @@ def _write(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.format != "html":
         return
     for docname in app.env.found_docs:
-        text = Path(app.env.doc2path(docname)).read_text()
-        head, body = _split(text)
-        if _IS_RUN in head and "```{code-cell}" in body:
+        if docname.startswith(_FOLDERS):
             path = Path(app.outdir, docname).with_suffix(".ipynb")
             path.parent.mkdir(parents=True, exist_ok=True)
-            jupytext.write(as_notebook(text), path)
+            jupytext.write(as_notebook(Path(app.env.doc2path(docname)).read_text()), path)
 
 
 def as_notebook(text: str) -> NotebookNode:
