@@ -35,13 +35,13 @@ CLOSE = (1.0, 0.5)
 Warp = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def supersampled(images: Tensor, M: Tensor, _: int) -> Tensor:
+def supersampled(images: Tensor, M: Tensor, step: int) -> Tensor:  # noqa: ARG001
     """The mean of 3 x 3 bilinear reads in each output pixel."""
     grid, _ = pixel_grid(M, VIEW, (SIDE, SIDE), align_corners=False)
     return antialiasing.supersampled(images, grid, 3)
 
 
-def mipmapped(images: Tensor, M: Tensor, _: int) -> Tensor:
+def mipmapped(images: Tensor, M: Tensor, step: int) -> Tensor:  # noqa: ARG001
     grid, _ = pixel_grid(M, VIEW, (SIDE, SIDE), align_corners=False)
     return antialiasing.mipmapped(images, grid)
 
@@ -76,14 +76,13 @@ def main() -> None:
             row += [f"{int(found.sum())} of {len(found)}", f"{degrees.median():.2f}"]
             raw[f"{name}, {case}"] = " ".join(f"{value:.3f}" for value in degrees.tolist())
         rows.append([*row, f"{1e3 * times[name]:.1f}"])
-    degrees, share = FARTHEST["nearer"]
-    more_degrees, more_share = FARTHEST["farther"]
+    (near, near_share), (far, far_share) = FARTHEST.values()
     report(
         options.json,
         "A loop of one's own",
         f"Four photos of {SIDE} x {SIDE} pixels, each turned and moved {DRAWS} times at random and shrunk {SHRUNK} "
         f"times by means over pixels. {STEPS} steps of Adam look for the angle and the offset. Nearer: up to "
-        f"{degrees:g} degrees and {share:g} of the side. Farther: up to {more_degrees:g} degrees and {more_share:g} of "
+        f"{near:g} degrees and {near_share:g} of the side. Farther: up to {far:g} degrees and {far_share:g} of "
         f"the side. Found: off by less than {CLOSE[0]:g} degree and by less than half a pixel of the small view. Time: "
         "milliseconds for one step with one photo, the least of several rounds.",
         ["warp", "nearer: found", "degrees off, median", "farther: found", "degrees off, median", "ms a step"],
