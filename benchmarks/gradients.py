@@ -188,7 +188,15 @@ def _draw(
         angles, shifts, gradients = angles_to_truth(SAMPLERS[name](photo), photo, max(rates), seed)
         panel.imshow(photo[0].expand(3, -1, -1).permute(1, 2, 0).numpy(), extent=(-1, 1, 1, -1), alpha=0.6)
         x, y = -F.normalize(gradients[:, 0], dim=-1).T.numpy()
-        look = {"cmap": _BLUE_TO_VERMILION, "clim": (0, 180), "angles": "xy", "pivot": "mid", "width": 0.014, "edgecolor": "#222222", "linewidth": 0.2}
+        look = {
+            "cmap": _BLUE_TO_VERMILION,
+            "clim": (0, 180),
+            "angles": "xy",
+            "pivot": "mid",
+            "width": 0.014,
+            "edgecolor": "#222222",
+            "linewidth": 0.2,
+        }
         panel.quiver(*shifts.T.numpy(), x, y, angles[:, 0].numpy(), **look)
         panel.plot(0, 0, "+", color="white", markersize=8)
         panel.set_axis_off()

@@ -29,6 +29,8 @@ extensions = [
     "results",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+autosummary_ignore_module_all = False
 nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
