@@ -27,4 +27,4 @@ docs: .venv/docs
 	touch $@
 
 clean:
-	rm -rf .venv build demo docs/_build *.egg-info
+	rm -rf .venv build demo docs/_build docs/reference *.egg-info

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks import patterns
 from benchmarks.commands import parser
 from benchmarks.datasets import load_images
-from benchmarks.figures import save_beside
+from benchmarks.figures import MARKERS, save_beside
 from benchmarks.gradients import angles_to_truth
 from benchmarks.problems import REPORTED, SCALES, THRESHOLDS, descend, recalls_of, show_recalls
 from benchmarks.results import report
@@ -115,6 +115,9 @@ ALT = {
     "collapse": "Recall at 0.02 against jitter, a line for each size of the target, with and without the intercept.",
 }
 
+# The size of the figures.
+INCHES = (6.2, 2.6)
+
 
 def main() -> None:
     command = parser(__doc__)
@@ -150,8 +153,8 @@ def main() -> None:
         for job, cell in zip(jobs, cells, strict=True)
     }
 
-    draw = partial(_draw_settings if fields else _draw_collapse, found, groups, rates)
-    figure = save_beside(options.json, (6.2, 2.6), ALT[options.study], draw)
+    draw = partial(draw_settings if fields else draw_collapse, found, groups, rates)
+    figure = save_beside(options.json, INCHES, ALT[options.study], draw)
     columns = ["setting", "value", *(f"recall {rate}" for rate in rates), *(f"field {r}" for r in rates if fields)]
     rows = [
         [
@@ -190,7 +193,7 @@ def _measure(photos: Tensor, groups: dict[str, dict[str, Sampler]], job: Job) ->
     return recalls_of(find, images, SCALES["milder"], rate, seed, padding_mode)
 
 
-def _draw_settings(
+def draw_settings(
     found: dict[tuple[str, float, str, str], list[float]],
     groups: dict[str, dict[str, Sampler]],
     rates: dict[str, float],
@@ -203,14 +206,14 @@ def _draw_settings(
         for (label, rate), colour in zip(rates.items(), ("C0", "C1"), strict=True):
             recalls = [found["recall", rate, group, name][far] for name in groups[group]]
             fields = [found["field", rate, group, name][0] for name in groups[group]]
-            panel.plot(values, recalls, marker=".", color=colour, label=f"recall, {label}")
-            panel.plot(values, fields, marker=".", color=colour, linestyle="--", label=f"field, {label}")
+            panel.plot(values, recalls, marker="o", color=colour, label=f"recall, {label}")
+            panel.plot(values, fields, marker="s", color=colour, linestyle="--", label=f"field, {label}")
         panel.set_xscale("log", base=2)
         panel.set(title=group, ylim=(0, 1.02), xticks=values, xticklabels=list(groups[group]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
-def _draw_collapse(
+def draw_collapse(
     found: dict[tuple[str, float, str, str], list[float]],
     groups: dict[str, dict[str, Sampler]],
     rates: dict[str, float],
@@ -218,9 +221,9 @@ def _draw_collapse(
 ) -> None:
     panels = figure.subplots(1, len(groups), sharey=True)
     for panel, (group, samplers) in zip(panels, groups.items(), strict=True):
-        for label, rate in rates.items():
+        for (label, rate), marker in zip(rates.items(), MARKERS, strict=False):
             recalls = [found["recall", rate, group, name][THRESHOLDS.index(REPORTED[0])] for name in samplers]
-            panel.plot([float(name) for name in samplers], recalls, marker=".", label=label)
+            panel.plot([float(name) for name in samplers], recalls, marker=marker, label=label)
         panel.set(title=group, xlabel="source pixels", ylim=(0, 1))
     panels[0].set_ylabel(f"recall at {REPORTED[0]}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -142,12 +142,16 @@ def main() -> None:
         for name in methods
     ]
 
-    size = (max(1.75 * len(options.rates) + 0.6, 6.2), 1.6 * len(options.scales) + 0.8)
     alt = (
         f"Recall against the corner error allowed, for {NAMES[options.images]} shrunk "
         f"{', '.join(map(str, options.rates))} times, a line for each sampler; the table gives it at two errors."
     )
-    figure = save_beside(options.json, size, alt, partial(_draw, recalls, options.scales, options.rates))
+    figure = save_beside(
+        options.json,
+        inches(options.scales, options.rates),
+        alt,
+        partial(draw, recalls, options.scales, options.rates),
+    )
     draws = f" x {options.draws} draws of warps" if options.draws > 1 else ""
     report(
         options.json,
@@ -171,13 +175,19 @@ def _register(images: Tensor, target: Tensor, generator: torch.Generator) -> Ten
     return normalised(register(images, target, "anisotropic", generator=generator).matrix, images, target)[:, :2]
 
 
-def _draw(found: dict[tuple[str, str, int], list[float]], scales: list[str], rates: list[int], figure: Figure) -> None:
+def inches(scales: list[str], rates: list[int]) -> tuple[float, float]:
+    """The size of the figure."""
+    return max(1.75 * len(rates) + 0.6, 6.2), 1.6 * len(scales) + 0.8
+
+
+def draw(found: dict[tuple[str, str, int], list[float]], scales: list[str], rates: list[int], figure: Figure) -> None:
     panels = figure.subplots(len(scales), len(rates), sharex=True, sharey=True, squeeze=False)
     for row, name in zip(panels, scales, strict=True):
         row[0].set_ylabel(f"recall, {name}")
         for panel, rate in zip(row, rates, strict=True):
             for sampler, label in DRAWN.items():
-                panel.plot(THRESHOLDS, found[name, sampler, rate], label=label, **LINES[label])
+                if (name, sampler, rate) in found:
+                    panel.plot(THRESHOLDS, found[name, sampler, rate], label=label, **LINES[label])
             panel.set(xscale="log", ylim=(0, 1))
     for panel, rate in zip(panels[0], rates, strict=True):
         panel.set_title(f"{rate}x")

@@ -1,31 +1,83 @@
 """Figures of the experiments, in the style of the site."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
 # Dots per inch.
 DPI = 130
 
+# Colours of M. Okabe and K. Ito, which people with any kind of colour vision can tell apart.
+GREY, BLUE, VERMILION, GREEN = "#8c8c8c", "#0072B2", "#D55E00", "#009E73"
+PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
+MARKERS = "osD^vP*X<>"
+
+
+def look(colour: str, marker: str, linestyle: str | tuple[int, tuple[int, ...]] = "-") -> dict[str, Any]:
+    """The look of a line: markers stand apart, so that they can be told along a line of many points."""
+    return {"color": colour, "marker": marker, "linestyle": linestyle, "markevery": 0.17, "markersize": 4}
+
+
 # The look of every sampler, the same in all figures.
-LINES = {
-    "bilinear": {"color": "#999999", "linestyle": "--"},
-    "multi-scale (1, 5, 10)": {"color": "#7aa74b", "linestyle": "--"},
-    "scale space": {"color": "#7aa74b"},
-    "default": {"color": "#e3a72f"},
-    "default, sigma = 1": {"color": "#e3a72f", "linestyle": "-."},
-    "default, 8 to 0.125": {"color": "#e3a72f"},
-    "paper's text": {"color": "#3f88c5"},
-    "released code's settings": {"color": "#a06cd5"},
-    "whitened, 5 to 0.125": {"color": "#d1603d"},
-    "whitened, sigma = 4": {"color": "#d1603d"},
-    "register": {"color": "#222222", "linestyle": ":"},
+LINES: dict[str, dict[str, Any]] = {
+    "bilinear": look(GREY, "s", "--"),
+    "multi-scale (1, 5, 10)": look(GREEN, "v", "--"),
+    "scale space": look(GREEN, "^"),
+    "default": look(BLUE, "o"),
+    "default, sigma = 1": look(BLUE, "<", "-."),
+    "default, 8 to 0.125": look(BLUE, ">", "-."),
+    "paper's text": look(SKY, "D"),
+    "released code's settings": look(PURPLE, "P"),
+    "whitened, 5 to 0.125": look(VERMILION, "X"),
+    "whitened, sigma = 4": look(VERMILION, "X"),
+    "register": look(ORANGE, "*", ":"),
 }
+
+
+def number_look(number: int) -> dict[str, Any]:
+    """The look of a line that has none of its own: colours and markers go round with different periods."""
+    return look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)])
+
+
+def label_ends(axes: Axes, lines: Sequence[Line2D], apart: float) -> None:
+    """Write each line's label right of its last point, pushed apart where they would overlap.
+
+    Args:
+        axes: the panel, whose limits are set.
+        lines: the lines to label.
+        apart: the least distance between two labels, in units of the y axis.
+    """
+    ends = sorted(((*np.asarray(line.get_xydata())[-1].tolist(), line) for line in lines), key=lambda end: end[1])
+    places = [y for _, y, _ in ends]
+    for _ in range(100):  # push neighbours apart a little at a time, so that groups stay where their lines are
+        for low in range(len(places) - 1):
+            overlap = apart - (places[low + 1] - places[low])
+            if overlap > 1e-6:
+                places[low] -= overlap / 2
+                places[low + 1] += overlap / 2
+    for place, (x, y, line) in zip(places, ends, strict=True):
+        style: dict[str, Any] = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.6, "shrinkA": 0}
+        axes.annotate(
+            str(line.get_label()),
+            (x, y),
+            (1.05, place),
+            textcoords=axes.get_yaxis_transform(),
+            color=line.get_color(),
+            fontsize=8,
+            va="center",
+            arrowprops=style,
+            annotation_clip=False,
+        )
 
 
 def save_beside(

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.commands import parser
 from benchmarks.datasets import NAMES, SIZES, load_images
-from benchmarks.figures import LINES, save_beside
+from benchmarks.figures import BLUE, LINES, VERMILION, save_beside
 from benchmarks.peers import AUTHORS
 from benchmarks.problems import make_targets
 from benchmarks.results import report
@@ -98,6 +99,10 @@ ARROWS = {
     "paper's text": "paper's text",
     "whitened, mask off, sigma = 4": "whitened, sigma = 4",
 }
+
+
+# From the way back to the way away.
+_BLUE_TO_VERMILION = LinearSegmentedColormap.from_list("angle", [BLUE, "#ffffff", VERMILION])
 
 
 def main() -> None:
@@ -183,7 +188,15 @@ def _draw(
         angles, shifts, gradients = angles_to_truth(SAMPLERS[name](photo), photo, max(rates), seed)
         panel.imshow(photo[0].expand(3, -1, -1).permute(1, 2, 0).numpy(), extent=(-1, 1, 1, -1), alpha=0.6)
         x, y = -F.normalize(gradients[:, 0], dim=-1).T.numpy()
-        look = {"cmap": "RdYlGn_r", "clim": (0, 180), "angles": "xy", "pivot": "mid", "width": 0.012}
+        look = {
+            "cmap": _BLUE_TO_VERMILION,
+            "clim": (0, 180),
+            "angles": "xy",
+            "pivot": "mid",
+            "width": 0.014,
+            "edgecolor": "#222222",
+            "linewidth": 0.2,
+        }
         panel.quiver(*shifts.T.numpy(), x, y, angles[:, 0].numpy(), **look)
         panel.plot(0, 0, "+", color="white", markersize=8)
         panel.set_axis_off()
@@ -192,7 +205,8 @@ def _draw(
     panels = below.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for panel, rate in zip(panels, rates, strict=True):
         for sampler, label in DRAWN.items():
-            panel.plot(middles, found[sampler, rate][2 : 2 + len(DISTANCES)], label=label, **LINES[label])
+            if (sampler, rate) in found:
+                panel.plot(middles, found[sampler, rate][2 : 2 + len(DISTANCES)], label=label, **LINES[label])
         panel.set(title=f"{rate}x", xlabel="distance", ylim=(0, 1.02), xlim=(0, DISTANCES[-1]))
     panels[0].set_ylabel("within 45°")
     below.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

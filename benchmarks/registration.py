@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from kornia.geometry.conversions import convert_affinematrix_to_homography
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import registration_peers as peers
 from benchmarks.datasets import SIZES, load_images
-from benchmarks.figures import save_figure
+from benchmarks.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, VERMILION, label_ends, save_figure
 from benchmarks.problems import SCALES, draw_parameters, make_targets, normalised, to_warps
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
@@ -34,6 +33,16 @@ from lms_geometry.registration.metrics import corner_error
 
 FOUND = 0.02
 _NEAR = 0.3
+# In the figure: the colour of the methods whose names have a word in them, the first that fits.
+_FAMILIES = {
+    "bilinear": GREY,
+    "scale space": GREEN,
+    "phase": ORANGE,
+    "ECC": PURPLE,
+    "kornia": VERMILION,
+    "Gauss-Newton": BLUE,
+    "Adam": BLUE,
+}
 PLAIN = ("8x", "4x")
 TIMED, TIMED_SLOW, ROUNDS = 80, 2, 2
 
@@ -104,7 +113,10 @@ def main() -> None:
         done.setdefault(str(job["method"]), {})[str(job["case"])] = found
     times = _times({name: methods[name] for name in methods if name not in PARTS}, photos, options.seed)
     if options.json:
-        _draw(done, times, options.json.with_suffix(".png"))
+        recalls = {
+            name: {case: _recall(found) for case, found in cases.items() if found} for name, cases in done.items()
+        }
+        draw(recalls, times, options.json.with_suffix(".png"))
     report(
         options.json,
         "Registration beside its peers",
@@ -259,28 +271,26 @@ def _notes(done: dict[str, dict[str, Any]]) -> str:
     return " ".join(lines)
 
 
-def _draw(done: dict[str, dict[str, Any]], times: dict[str, float], path: Path) -> None:
-    save_figure(path, (9.5, 4), partial(_draw_panels, done, times))
+def draw(recalls: dict[str, dict[str, float]], times: dict[str, float], path: Path) -> None:
+    """Recall against time and against the size of the warps; recalls are by method and case, times in seconds."""
+    save_figure(path, (7.6, 3.7), partial(_draw_panels, recalls, times))
 
 
-def _draw_panels(done: dict[str, dict[str, Any]], times: dict[str, float], figure: Figure) -> None:
+def _draw_panels(recalls: dict[str, dict[str, float]], times: dict[str, float], figure: Figure) -> None:
     by_time, by_size = figure.subplots(1, 2)
-    shown = [name for name in done if name not in PARTS]
     sizes = {"4x, warps / 2": 0.5, "4x": 1.0, "4x, warps x 1.5": 1.5}
-    for index, name in enumerate(shown):
-        style: dict[str, Any] = {
-            "color": colormaps["tab10"](index % 10),
-            "marker": "os^Dv"[index // 10 * 2 + index % 2],
-        }
-        result = done[name].get("4x")
-        if result:
-            by_time.plot(times[name] * 1e3, _recall(result), linestyle="", label=name, **style)
-        points = [(size, _recall(done[name][case])) for case, size in sizes.items() if case in done[name]]
+    lines = []
+    for number, name in enumerate(name for name in recalls if name not in PARTS):
+        family = next((colour for word, colour in _FAMILIES.items() if word in name), GREY)
+        style = {"color": family, "marker": MARKERS[number % len(MARKERS)], "markersize": 5}
+        if "4x" in recalls[name] and name in times:
+            by_time.plot(times[name] * 1e3, recalls[name]["4x"], linestyle="", **style)
+        points = [(size, recalls[name][case]) for case, size in sizes.items() if case in recalls[name]]
         if points:
-            by_size.plot(*zip(*points, strict=True), **style)
-    by_time.set(xscale="log", xlabel="milliseconds per image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.03, 1.03))
-    by_size.set(xlabel="size of the warps, 1 as in the table's first columns", ylim=(-0.03, 1.03))
-    figure.legend(*by_time.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+            lines += by_size.plot(*zip(*points, strict=True), label=name, **style)
+    by_time.set(xscale="log", xlabel="milliseconds per image, 4x", ylabel=f"recall at {FOUND}", ylim=(-0.05, 1.05))
+    by_size.set(xlabel="size of the warps", ylim=(-0.05, 1.05), xlim=(0.45, 1.55))
+    label_ends(by_size, lines, 0.075)
 
 
 if __name__ == "__main__":

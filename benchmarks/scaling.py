@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks import peers
 from benchmarks.commands import timing_parser
-from benchmarks.figures import save_beside
+from benchmarks.figures import MARKERS, save_beside
 from benchmarks.results import report
 from benchmarks.speed import SETTINGS, Case, Sampler, backends_here, linearized, measure
 
@@ -35,6 +35,8 @@ WHAT = (
     "not varied: " + ", ".join(f"{quantity} {value}" for quantity, value in BASE.items()) + ", image of 64 x 64."
 )
 ALT = "Four plots of time against batch, channels, output pixels and samples, on two logarithmic axes: straight lines"
+# The size of the figure.
+INCHES = (6.2, 4.2)
 
 # Milliseconds by quantity and backend, for each value of the quantity's range.
 Times = dict[str, dict[str, list[float]]]
@@ -57,7 +59,7 @@ def main() -> None:
             samplers |= {backend: linearized(settings, backend) for backend in backends_here(device)}
             for row in measure(case, samplers, options.rounds, device):
                 times.setdefault(quantity, {}).setdefault(row["sampler"], []).append(row["both_best_ms"])
-    figure = save_beside(options.json, (6.2, 4.2), ALT, partial(_draw, times))
+    figure = save_beside(options.json, INCHES, ALT, partial(draw, times))
     names = list(times["B"])
     rows = [[q, *(f"{_exponent(RANGES[q], by_name[n]):.2f}" for n in names)] for q, by_name in times.items()]
     report(options.json, "How the time grows", WHAT, ["", *names], rows, times, figure, device=device)
@@ -69,10 +71,10 @@ def _exponent(values: tuple[int, ...], times: list[float]) -> float:
     return math.log(times[-1] / times[middle]) / math.log(values[-1] / values[middle])
 
 
-def _draw(times: Times, figure: Figure) -> None:
+def draw(times: Times, figure: Figure) -> None:
     for axes, (quantity, by_name) in zip(figure.subplots(2, 2).flat, times.items(), strict=True):
-        for name, line in by_name.items():
-            axes.loglog(RANGES[quantity], line, marker=".", label=name)
+        for (name, line), marker in zip(by_name.items(), MARKERS, strict=False):
+            axes.loglog(RANGES[quantity], line, marker=marker, label=name)
         axes.set(xlabel=quantity, ylabel="ms", xticks=RANGES[quantity], xticklabels=map(str, RANGES[quantity]))
         axes.minorticks_off()
     figure.axes[0].legend()

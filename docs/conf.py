@@ -6,8 +6,10 @@ from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
-# The tutorials work on small tensors, over which several threads cost more than they bring.
+# The pages that are run inherit this. They work on small tensors, over which several threads cost more than they bring,
+# and their figures have the site's colours.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "figure.mplstyle")
 
 project = "lms_geometry"
 author = "The lms_geometry developers"
@@ -16,13 +18,19 @@ release = metadata.version("lms_geometry")
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
     "elsewhere",
     "mathml",
+    "notebooks",
     "results",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+autosummary_ignore_module_all = False
 nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -32,6 +40,9 @@ nb_execution_show_tb = True  # a cell that fails is a warning, and the build run
 nb_execution_timeout = 600  # seconds a cell; the slowest takes half a minute of one core
 nb_output_stderr = "remove-warn"  # what a page writes to stderr is a warning, and warnings fail the build
 nb_merge_streams = True
+copybutton_prompt_text = "$ "
+copybutton_only_copy_prompt_lines = True
+copybutton_exclude = ".linenos, .gp"
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "description"

@@ -133,11 +133,12 @@ class Table:
         """The table, and below it a sentence for each fault of a row, with a pattern that excludes the row."""
         with self.lock:
             rows = list(self.rows.values())
-        cells = [("calls", "call site", "image, grid", "outcome")]
-        cells += [(str(r.calls), self._site(r, rows), _describe_shapes(r), str(r.outcome)) for r in rows]
+        # The outcome comes first: it is what is looked for, and a narrow window cuts the end of a line.
+        cells = [("calls", "outcome", "call site", "image, grid")]
+        cells += [(str(r.calls), str(r.outcome), self._site(r, rows), _describe_shapes(r)) for r in rows]
         widths = [max(len(row[i]) for row in cells) for i in range(3)]
-        for calls, site, shapes, outcome in cells if rows else ():
-            yield f"{calls:>{widths[0]}}  {site:<{widths[1]}}  {shapes:<{widths[2]}}  {outcome}"
+        for calls, outcome, site, shapes in cells if rows else ():
+            yield f"{calls:>{widths[0]}}  {outcome:<{widths[1]}}  {site:<{widths[2]}}  {shapes}"
         for row in rows:
             for fault in row.faults(masked):
                 yield f"{self._site(row, rows)}: {fault}{_hint(row, rows) if fault is row.suspicion else ''}"

@@ -1,6 +1,6 @@
 """Errors for arguments that would otherwise give silently wrong output.
 
-Each names the argument, the value or shape that came, and the one that is wanted.
+Each names the argument, the value or shape that came, the one that is wanted, and the way out if one is known.
 """
 
 import operator
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lms_geometry.autocast import is_autocast
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.remedies import as_floating, as_sampling, as_tensor, describe, reshaped
 
 # The names that torch gives to ways of reading an image, in the order of the numbers it has for them.
 MODES = ("bilinear", "nearest", "bicubic")
@@ -23,10 +24,10 @@ _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DEFAULT = LinearizedSampling()
 
 
-def check_dense(name: str, value: object) -> Tensor:
+def check_dense(name: str, value: object, is_image: bool = False) -> Tensor:
     """Return ``value``, a tensor that is neither sparse nor nested, or raise."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a tensor, got {describe(value)}{as_tensor(name, value, is_image)}")
     if value.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested tensor: pad its parts to one size")
     if value.layout != torch.strided:
@@ -36,15 +37,18 @@ def check_dense(name: str, value: object) -> Tensor:
 
 def check_tensor(name: str, value: object, shape: Sequence[str | int]) -> None:
     """Raise unless ``value`` is a floating tensor of ``shape``, in which names stand for any length."""
-    value = check_dense(name, value)
+    value = check_dense(name, value, is_image=len(shape) == 4 and not isinstance(shape[-1], int))
     if value.dtype not in _FLOATING:
-        raise TypeError(f"{name} must have a floating dtype of 16, 32 or 64 bits, got {value.dtype}")
+        raise TypeError(
+            f"{name} must have a floating dtype of 16, 32 or 64 bits, got {value.dtype}{as_floating(name, value.dtype)}"
+        )
     fits = value.ndim == len(shape) and all(
         isinstance(want, str) or got == want for got, want in zip(value.shape, shape, strict=True)
     )
     if not fits:
         wanted = ", ".join(str(length) for length in shape)
-        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}")
+        way_out = reshaped(name, tuple(value.shape), shape)
+        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(value.shape)}{way_out}")
 
 
 def check_image(name: str, image: Tensor) -> None:
@@ -121,7 +125,7 @@ def check_sampling(sampling: object) -> LinearizedSampling:
     if sampling is None:
         return _DEFAULT
     if not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling or None, got {type(sampling).__name__}")
+        raise TypeError(f"sampling must be a LinearizedSampling or None, got {as_sampling(sampling)}")
     return sampling
 
 

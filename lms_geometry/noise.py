@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lms_geometry.checks import check_size
 from lms_geometry.config import LinearizedSampling
+from lms_geometry.remedies import as_sampling
 
 
 def draw_noise(
@@ -39,7 +40,7 @@ def draw_noise(
         torch.Size([7, 5, 6, 2])
     """
     if not isinstance(sampling, LinearizedSampling):
-        raise TypeError(f"sampling must be a LinearizedSampling, got {type(sampling).__name__}")
+        raise TypeError(f"sampling must be a LinearizedSampling, got {as_sampling(sampling)}")
     if not sampling.is_drawn:
         raise ValueError(
             "sampling must draw its samples, got one with fixed points: take another, such as "

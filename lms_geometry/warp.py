@@ -264,21 +264,9 @@ def warp_pixels(
 
     The arguments are checked, all but ``fill_value``.
     """
-    size, affine = (src.shape[-2], src.shape[-1]), M.shape[-2] == 2
     with no_autocast(src.device):
-        matrix = M.to(torch.promote_types(M.dtype, torch.float32))
-        matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
-        matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), reading.align_corners)
-        src_from_dst, regular = inverse(matrix)
-        grid, jacobian = project(
-            src_from_dst,
-            regular,
-            dsize,
-            size,
-            reading.align_corners,
-            affine=affine,
-            differentiable_jacobian=not sampling.is_drawn,
-        )
+        size = src.shape[-2], src.shape[-1]
+        grid, jacobian = pixel_grid(M, dsize, size, reading.align_corners, differentiable=not sampling.is_drawn)
     if reading.padding_mode != "fill":
         return sample_at(src, grid, jacobian, reading, sampling, noise, generator)
     # A channel of ones beside the image says, at every output pixel, how much of it is image and how much is fill.
@@ -287,6 +275,30 @@ def warp_pixels(
     out = sample_at(src, grid, jacobian, reading, sampling, noise, generator)
     out, coverage = out[:, :-1], out[:, -1:]
     return out if fill_value is None else out + (1 - coverage) * _fill_of(fill_value, out)
+
+
+def pixel_grid(
+    M: Tensor, dsize: tuple[int, int], size: tuple[int, int], align_corners: bool, differentiable: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The grid of a source-to-destination pixel matrix, affine ``(B, 2, 3)`` or projective ``(B, 3, 3)``.
+
+    Args:
+        M: the matrices.
+        dsize, size: sizes of destination and source, ``(height, width)``.
+        align_corners: meaning of -1 and 1 in the grid.
+        differentiable: whether the Jacobian carries the derivative by the matrices, as the grid does.
+
+    Returns:
+        As :func:`lms_geometry.projection.project`.
+    """
+    affine = M.shape[-2] == 2
+    matrix = M.to(torch.promote_types(M.dtype, torch.float32))
+    matrix = convert_affinematrix_to_homography(matrix) if affine else unit_scale(matrix)
+    matrix = normalize_homography(matrix, size, (max(dsize[0], 1), max(dsize[1], 1)), align_corners)
+    src_from_dst, regular = inverse(matrix)
+    return project(
+        src_from_dst, regular, dsize, size, align_corners, affine=affine, differentiable_jacobian=differentiable
+    )
 
 
 def sample_at(

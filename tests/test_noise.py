@@ -53,7 +53,11 @@ def test_without_a_generator_the_global_one_is_used():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("paper", (4, 5)), TypeError, "sampling must be a LinearizedSampling, got str"),
+        (
+            ("paper", (4, 5)),
+            TypeError,
+            r"sampling must be a LinearizedSampling, got 'paper': pass LinearizedSampling\.paper\(\)",
+        ),
         ((paper(), (4, 5, 6)), ValueError, r"size must be \(height, width\), .* got \(4, 5, 6\)"),
         ((paper(), (-1, 5)), ValueError, r"size must be \(height, width\), .* got \(-1, 5\)"),
     ],

@@ -118,7 +118,7 @@ def test_a_pair_that_is_not_in_the_batch_is_refused(two):
 def test_a_missing_extra_is_named(two, monkeypatch):
     for module in ("matplotlib.figure", "tqdm.auto"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match=r"a picture needs matplotlib: pip install 'lms_geometry\[cli\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"a picture needs matplotlib: pip install 'lms_geometry\[plot\]'"):
         two.plot()
     with pytest.raises(ModuleNotFoundError, match=r"progress=True needs tqdm: pip install 'lms_geometry\[cli\]'"):
         register(two.source, two.target, progress=True)

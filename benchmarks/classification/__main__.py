@@ -119,7 +119,7 @@ def _report(
     figure = notes = None
     if path is not None:
         curves, views = path.with_name(f"{path.stem}_curves.png"), path.with_name(f"{path.stem}_views.png")
-        draw_curves(curves, runs)
+        draw_curves(curves, {job: run.curve for job, run in runs.items()})
         shown = {
             job: run for job, run in runs.items() if job.seed == min(j.seed for j in runs) and job.rate == rates[0]
         }

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
@@ -14,8 +13,8 @@ from torch import Tensor
 from benchmarks.classification.data import SIZE, Images
 from benchmarks.classification.networks import Network
 from benchmarks.classification.samplers import BILINEAR, TRAINING, UNMASKED
-from benchmarks.classification.train import Job, Run, Split
-from benchmarks.figures import LINES, save_figure
+from benchmarks.classification.train import Job, Split
+from benchmarks.figures import LINES, ORANGE, PURPLE, look, number_look, save_figure
 from benchmarks.peers import AUTHORS
 
 # The most classes whose average views are drawn, and the longest name that leaves room for two columns of a legend.
@@ -30,10 +29,12 @@ _STYLES: dict[str, dict[str, Any]] = {
     "bilinear, blurred by 0.5 output pixel": LINES["scale space"] | {"linestyle": "-."},
     "bilinear, blurred by 0.25 output pixel": LINES["scale space"],
     "bilinear, blurred by 0.125 output pixel": LINES["scale space"] | {"linestyle": ":"},
-    "supersampled 3 x 3": {"color": "#e0a100"},
-    "supersampled 3 x 3, border padding": {"color": "#e0a100", "linestyle": ":"},
-    "mipmap": {"color": "#8c564b"},
-    "mipmap, border padding": {"color": "#8c564b", "linestyle": ":"},
+    "default": LINES["default"],
+    "default, border padding": LINES["default"] | {"linestyle": ":"},
+    "supersampled 3 x 3": look(ORANGE, "^"),
+    "supersampled 3 x 3, border padding": look(ORANGE, "^", ":"),
+    "mipmap": look(PURPLE, "v"),
+    "mipmap, border padding": look(PURPLE, "v", ":"),
     "paper": LINES["paper's text"],
     "released code": LINES["released code's settings"],
     AUTHORS: LINES["released code's settings"] | {"linestyle": ":"},
@@ -42,8 +43,13 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
-    """Test error against steps: a panel per transformer and rate, a line per sampler, the range of its seeds shaded."""
+def draw_curves(path: Path, runs: Mapping[Job, Sequence[Sequence[float]]]) -> None:
+    """Test error against steps: a panel per transformer and rate, a line per sampler, the range of its seeds shaded.
+
+    Args:
+        path: the file to write.
+        runs: the curve of each run, as in :class:`Run`.
+    """
     panels = list(dict.fromkeys((job.transformer, job.rate) for job in runs))
     samplers = list(dict.fromkeys(job.sampler for job in runs))
     columns = min(2, len(panels))
@@ -53,14 +59,16 @@ def draw_curves(path: Path, runs: Mapping[Job, Run]) -> None:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
         for axis, (transformer, rate) in zip(axes.flat, panels, strict=False):
             for number, sampler in enumerate(samplers):
-                curves = [run.curve for job, run in runs.items() if job[:3] == (transformer, sampler, rate)]
+                curves = [curve for job, curve in runs.items() if job[:3] == (transformer, sampler, rate)]
                 if not curves:
                     continue
                 steps = [point[0] for point in min(curves, key=len)]
                 errors = torch.tensor([[100 * point[2] for point in curve[: len(steps)]] for curve in curves])
-                style = _STYLES.get(sampler, {"color": colormaps["tab10"](number % 10)})
+                style = _STYLES.get(sampler, number_look(number))
                 axis.plot(steps, errors.mean(0), label=sampler, **style)
                 axis.fill_between(steps, errors.amin(0), errors.amax(0), color=style["color"], alpha=0.2, linewidth=0)
             axis.set_yscale("log", base=2)

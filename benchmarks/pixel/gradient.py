@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.datasets import load_images
-from benchmarks.figures import save_figure
+from benchmarks.figures import BLUE, GREY, ORANGE, PURPLE, SKY, save_figure
 from benchmarks.pixel.samplers import DEFAULT, SAMPLERS, Size, View, area_held, linearized, pixel_mean, shrinking
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
@@ -35,13 +35,13 @@ ENTRIES = ("x by x", "x by y", "x shift", "y by x", "y by y", "y shift")
 _COVERED = (104, 120)
 # Half the distance of the two matrices of a finite difference, in normalised units.
 _STEP = 1e-3
-# In the figure: colours of Okabe and Ito.
+# In the figure.
 _DRAWN = {
-    "bilinear": {"color": "#999999", "marker": "s"},
-    "supersampled 3 x 3": {"color": "#E69F00", "marker": "^"},
-    "mipmap": {"color": "#CC79A7", "marker": "v"},
-    "paper": {"color": "#56B4E9", "marker": "D"},
-    DEFAULT: {"color": "#0072B2", "marker": "o"},
+    "bilinear": {"color": GREY, "marker": "s"},
+    "supersampled 3 x 3": {"color": ORANGE, "marker": "^"},
+    "mipmap": {"color": PURPLE, "marker": "v"},
+    "paper": {"color": SKY, "marker": "D"},
+    DEFAULT: {"color": BLUE, "marker": "o"},
 }
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.datasets import load_images
-from benchmarks.figures import save_figure
+from benchmarks.figures import BLUE, GREY, ORANGE, SKY, save_figure
 from benchmarks.pixel.samplers import DEFAULT, FINE, View, bilinear, shrinking, supersampled
 from benchmarks.pixel.samplers import SAMPLERS as PIXEL_SAMPLERS
 from benchmarks.results import report
@@ -34,10 +34,10 @@ SAMPLERS: dict[str, View] = {
 }
 QUANTITIES = ("value", "slope", "by the scale")
 _LOOKS = {
-    "bilinear": {"color": "#999999", "linestyle": "--", "linewidth": 1.2},
-    "supersampled 3 x 3": {"color": "#E69F00", "linewidth": 1.2},
-    "mean over the pixel": {"color": "#56B4E9", "linewidth": 2.6},
-    DEFAULT: {"color": "#0072B2", "linewidth": 1.6},
+    "bilinear": {"color": GREY, "linestyle": "--", "linewidth": 1.2},
+    "supersampled 3 x 3": {"color": ORANGE, "linewidth": 1.2},
+    "mean over the pixel": {"color": SKY, "linewidth": 2.6},
+    DEFAULT: {"color": BLUE, "linewidth": 1.6},
 }
 
 

@@ -1,50 +1,63 @@
-"""The reproduction page: one section for every file in ``benchmarks/results``; docs/reproduction.md has its shape."""
+"""The pages of results: a section for every file in ``benchmarks/results`` that a page names.
+
+A line ``% results: PATTERN ...`` in a page under ``docs/reproduction`` is replaced by the sections of the files whose
+names, without ``.json``, match one of the patterns, in this order.
+"""
 
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
-_PAGE = "reproduction"
-_MARKER = "% results"
-_RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+MARKER = re.compile(r"^% results: (.+)$", re.M)
+_PAGES = "reproduction/"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Fill the page in whenever it is read, and read it at every build."""
-    app.connect("env-get-outdated", lambda *_: {_PAGE})
+    """Fill the pages in whenever they are read, and read them at every build."""
+    app.connect("env-get-outdated", lambda _, env, *__: {name for name in env.found_docs if name.startswith(_PAGES)})
     app.connect("source-read", _fill_in)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _fill_in(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: ARG001
-    if docname != _PAGE:
-        return
-    files = sorted(_RESULTS.glob("*.json"))
-    contents = {file.name: json.loads(file.read_text()) for file in files}
-    sections = [_section(name, result) for name, result in contents.items() if "table" in result]
-    raw = [f"`{name}`" for name, result in contents.items() if "table" not in result]
-    if raw:
-        sections.append(f"## Figures without a table\n\nAlso in `benchmarks/results/`: {', '.join(raw)}.")
-    if not sections:
-        sections.append("*No results have been recorded yet.*")
-    source[0] = source[0].replace(_MARKER, "\n\n".join(sections))
+    if docname.startswith(_PAGES):
+        up = "../" * (docname.count("/") + 1)
+        source[0] = MARKER.sub(lambda line: "\n\n".join(_section(path, up) for path in matching(line[1])), source[0])
 
 
-def _section(name: str, result: dict[str, Any]) -> str:
-    columns, rows = result["table"]["columns"], result["table"]["rows"]
-    table = [columns, ["---"] * len(columns), *rows]
-    about = ", ".join(f"{key} {value}" for key, value in result.get("about", {}).items())
-    parts = [
-        f"## {result['title']}",
-        result["what"],
-        "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in table),
-    ]
-    if "figure" in result:
-        figure = result["figure"]
-        parts.append(f"![{figure['alt']}](../benchmarks/results/{figure['file']})")
+def matching(patterns: str) -> list[Path]:
+    """The files of results that patterns name, each once."""
+    files = sorted(RESULTS.glob("*.json"))
+    found = [path for pattern in patterns.split() for path in files if fnmatch(path.stem, pattern)]
+    return list(dict.fromkeys(found))
+
+
+def _section(path: Path, up: str) -> str:
+    result = json.loads(path.read_text())
+    if "table" not in result:
+        return f"`benchmarks/results/{path.name}` has figures without a table."
+    parts = [f"## {result['title']}", result["what"], *_pictures(result, up), _table(result["table"])]
     if "notes" in result:
-        parts.append(result["notes"])
-    parts.append(f"Made by\n\n```\n{result['command']}\n```\n\nand kept in `benchmarks/results/{name}`: {about}.")
+        parts.append(result["notes"].replace("](../benchmarks/", f"]({up}benchmarks/"))
+    about = ", ".join(f"{key} {value}" for key, value in result.get("about", {}).items())
+    parts.append(
+        f"Made by\n\n```console\n$ {result['command']}\n```\n\nand kept in `benchmarks/results/{path.name}`: {about}."
+    )
     return "\n\n".join(parts)
+
+
+def _pictures(result: dict[str, Any], up: str) -> list[str]:
+    if "figure" not in result:
+        return []
+    figure = result["figure"]
+    return [f"![{figure['alt']}]({up}benchmarks/results/{figure['file']})"]
+
+
+def _table(table: dict[str, Any]) -> str:
+    rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)

@@ -26,7 +26,7 @@ TRUE_BOX = torch.tensor([120.0, 60.0, 248.0, 188.0])
 BINS, SAMPLING_RATIO = 32, 2
 NUM_STARTS, STEPS, LEARNING_RATE = 50, 200, 1.0
 CONVERGED = 0.9  # intersection over union with the true box
-COLOURS = {"bilinear": "C0", "linearized": "C1", "bilinear, blurred photo": "C2"}
+COLOURS = {"bilinear": "C1", "linearized": "C0", "bilinear, blurred photo": "C2"}
 HERE = Path(__file__).parent
 
 Pool = Callable[[Tensor, Tensor, float], Tensor]

@@ -8,9 +8,10 @@ from einops import rearrange
 from torch import Tensor
 
 from lms_geometry._kornia import denormalize_homography, homography_warp, normalize_homography
+from lms_geometry.figures import new_figure, show
 from lms_geometry.registration import Adam, Registration, register
 from lms_geometry.registration.metrics import corner_error
-from lms_geometry.registration.plotting import draw_outline, draw_path, new_figure, outline, show
+from lms_geometry.registration.plotting import draw_outline, draw_path, outline
 
 # The corner error, in half widths, below which the warp counts as recovered.
 _RECOVERED = 0.02

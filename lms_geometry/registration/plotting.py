@@ -1,10 +1,12 @@
-"""Pictures of a registration, by matplotlib, which is imported when the first one is drawn."""
+"""The picture of a registration, and the outlines that it is made of."""
 
 from typing import TYPE_CHECKING, Any
 
 import torch
 from kornia.geometry.linalg import transform_points
 from torch import Tensor
+
+from lms_geometry.figures import displayable, new_figure, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,32 +23,14 @@ def draw_registration(source: Tensor, target: Tensor, warped: Tensor, path: Tens
         source, target, warped: one image each, ``(C, H, W)`` and ``(C, h, w)``.
         path: matrices from source to target in pixels, ``(steps + 1, 3, 3)``.
     """
-    figure = new_figure(13, 3.6)
-    axes = figure.subplots(1, 4)
-    show(axes[0], source, "source, and where the target was sought")
-    draw_path(axes[0], path, source, target)
-    show(axes[1], target, "target")
-    show(axes[2], warped, "source, warped")
-    show(axes[3], overlay(displayable(warped), displayable(target)), "red: source, cyan: target")
+    figure = new_figure(7.2, 7.2)
+    (sought, seen), (found, both) = figure.subplots(2, 2)
+    show(sought, source, "source, and where the target was sought")
+    draw_path(sought, path, source, target)
+    show(seen, target, "target")
+    show(found, warped, "source, warped")
+    show(both, overlay(displayable(warped), displayable(target)), "red: source, cyan: target")
     return figure
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure, in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        message = "a picture needs matplotlib: pip install 'lms_geometry[cli]'"
-        raise ModuleNotFoundError(message, name=error.name) from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def show(axes: "Axes", image: Tensor, title: str) -> None:
-    """Draw one image ``(C, H, W)``."""
-    axes.imshow(displayable(image).permute(1, 2, 0).numpy())
-    axes.set_title(title, fontsize=10)
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def draw_path(axes: "Axes", path: Tensor, source: Tensor, target: Tensor) -> None:
@@ -78,11 +62,3 @@ def overlay(warped: Tensor, target: Tensor) -> Tensor:
     """Red from one image and cyan from the other, ``(..., 3, h, w)``: grey where they agree."""
     red, cyan = (image.mean(-3, keepdim=True) for image in (warped, target))
     return torch.cat((red, cyan, cyan), -3)
-
-
-def displayable(image: Tensor) -> Tensor:
-    """An image ``(C, H, W)`` as three channels from 0 to 1: intensities outside 0 to 1 are stretched to that range."""
-    image = image.detach().cpu().float().nan_to_num(0.0, 0.0, 0.0)
-    image = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
-    low, high = image.min().clamp(max=0), image.max().clamp(min=1)
-    return (image - low) / (high - low)

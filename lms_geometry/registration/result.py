@@ -121,7 +121,7 @@ class Registration:
         Path(path).write_text(json.dumps(finite, indent=2) + "\n")
 
     def plot(self, index: int = 0) -> "Figure":
-        """Draw one pair of the batch.
+        """Draw one pair of the batch, as in Fig. 1 of the paper.
 
         The panels show the source with the outline of the target on it, from the first step (dark) to the last (yellow,
         dashed); the target; the warped source; and both on top of each other, the warped source in red and the target
@@ -135,7 +135,7 @@ class Registration:
 
         Raises:
             IndexError: if the batch has no such pair.
-            ModuleNotFoundError: if matplotlib is missing, which comes with ``lms_geometry[cli]``.
+            ModuleNotFoundError: if matplotlib is missing, which comes with ``lms_geometry[plot]``.
         """
         batch = len(self.matrix)
         if not -batch <= index < batch:

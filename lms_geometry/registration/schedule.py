@@ -1,5 +1,7 @@
 """Schedules of a search, as data: how far samples are spread, and in which stages the starts compete."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lms_geometry.config import WIDEST, LinearizedSampling
@@ -11,11 +13,15 @@ ANNEALED_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Annealed:
-    """Linearized sampling whose samples start spread over many output pixels and are drawn in step by step.
+    """A schedule for a search: samples start spread over many output pixels and are drawn in step by step.
 
-    ``sigma`` falls geometrically over the first three quarters of the steps and then stays. Late in the descent the
-    intercept is dropped, after half of the steps of :class:`GaussNewton` and three quarters of those of :class:`Adam`.
-    The value is then exactly the bilinear one, so that the loss is 0 at the truth.
+    A wide spread sees the rough layout of an image, and leads back from far away; a narrow one sees detail, and leads
+    to the exact place. ``sigma`` falls geometrically over the first three quarters of the steps and then stays. It is
+    a setting of the solvers of :func:`register`, and :meth:`over` gives it to a loop of your own.
+
+    The solvers drop the intercept late in the descent: :class:`GaussNewton` after half of the steps, :class:`Adam`
+    after three quarters. The value is then exactly the bilinear one, so that the loss is 0 at the truth if the target
+    was read bilinearly.
 
     Args:
         first: ``sigma`` at the first step, in output pixels, above 0 and at most 100.
@@ -29,6 +35,8 @@ class Annealed:
     Example:
         >>> Annealed(first=8.0, last=0.5).at(0.375).sigma
         2.0
+        >>> [round(sampling.sigma, 2) for sampling in Annealed(first=8.0, last=0.5).over(steps=4)]
+        [8.0, 3.17, 1.26, 0.5]
     """
 
     first: float
@@ -40,6 +48,41 @@ class Annealed:
         check_positive("last", self.last, WIDEST)
         if not isinstance(self.sampling, LinearizedSampling):
             raise TypeError(f"sampling must be a LinearizedSampling, got {self.sampling!r}")
+
+    def over(self, steps: int) -> Iterator[LinearizedSampling]:
+        """The settings of every step, in order, for a loop of your own.
+
+        The intercept is kept to the end, so that a value is always a mean: that of an antialiased target, such as a
+        smaller photo of the same scene.
+
+        Args:
+            steps: the number of steps, at least 1.
+
+        Example:
+            A photo is shrunk 8 times and turned, and a loop finds by how much:
+
+            >>> import torch
+            >>> from kornia.geometry import get_rotation_matrix2d
+            >>> from lms_geometry import LinearizedSampling, warp_affine_linearized
+            >>> image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+            >>> image = torch.nn.functional.interpolate(image, (128, 128), mode="bicubic")
+            >>> def view(degrees, **settings):
+            ...     M = get_rotation_matrix2d(torch.tensor([[63.5, 63.5]]), degrees, torch.full((1, 2), 0.125))
+            ...     M = M - torch.nn.functional.pad(torch.full((1, 2, 1), 56.0), (2, 0))  # middle onto middle
+            ...     return warp_affine_linearized(image, M, (16, 16), **settings)
+            >>> target = view(torch.tensor([50.0]))
+            >>> degrees = torch.zeros(1, requires_grad=True)
+            >>> adam = torch.optim.Adam([degrees], lr=2.0)
+            >>> for sampling in Annealed(first=4.0, last=0.29, sampling=LinearizedSampling()).over(steps=60):
+            ...     loss = (view(degrees, sampling=sampling) - target).square().mean()
+            ...     adam.zero_grad()
+            ...     loss.backward()
+            ...     _ = adam.step()
+            >>> bool((degrees - 50).abs() < 1)
+            True
+        """
+        check_count("steps", steps)
+        return (self.at(step / steps, exact_from=math.inf) for step in range(steps))
 
     def at(self, share: float, exact_from: float = ANNEALED_SHARE) -> LinearizedSampling:
         """The settings after a share of the steps.
