@@ -19,6 +19,7 @@ from tqdm import tqdm
 from benchmarks import antialiasing
 from benchmarks.commands import parser
 from benchmarks.results import report
+from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, grid_sample_linearized
 
 CANVAS = 48
@@ -47,7 +48,7 @@ SAMPLERS: dict[str, Sample] = {
     "supersampled, 3 x 3": lambda image, grid: antialiasing.supersampled(image, grid, 3),
     "bilinear, on a mipmap": antialiasing.mipmapped,
     "LinearizedSampling.paper()": linearized(LinearizedSampling.paper()),
-    "LinearizedSampling.training()": linearized(LinearizedSampling.training()),
+    "whitened, sigma 0.3, masked": linearized(MASKED),
     "linearized, as it comes": linearized(LinearizedSampling()),
 }
 

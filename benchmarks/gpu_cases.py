@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, backends, draw_noise, grid_sample_linearized
 
 # Image, grid, Jacobian and noise.
@@ -16,7 +17,7 @@ Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 METHODS = {
     "mean": LinearizedSampling(),
     "gaussian": replace(LinearizedSampling.paper(), ridge=0.3),
-    "whitened": replace(LinearizedSampling.training(), ridge=0.3, jitter=0.5),
+    "whitened": replace(MASKED, ridge=0.3, jitter=0.5),
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PADDINGS = ("zeros", "border", "reflection")

@@ -18,7 +18,7 @@ from lms_geometry.backends import cpu
 from lms_geometry.footprint import finite_difference_jacobian, footprint
 from lms_geometry.noise import whitened
 
-TRAINING = LinearizedSampling.training()
+TRAINING = paper(pattern="whitened", sigma=0.3, jitter=0.0)
 needs_cpu = pytest.mark.skipif(cpu.unavailable_reason() is not None, reason="no cpu backend")
 every_set = pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 
