@@ -158,7 +158,7 @@ def _by_slopes(
 # ``apply`` asks for the signature of ``forward`` at every call: this one is made once, and is the quickest to bind.
 _signature = inspect.signature(lambda *inputs: None)  # noqa: ARG005
 for _function in (_AreaMean, _AreaAdjoint):
-    _function.forward.__signature__ = _signature  # type: ignore[attr-defined]
+    vars(_function.forward)["__signature__"] = _signature
 
 _mean: Callable[..., Tensor] = _AreaMean.apply
 _adjoint: Callable[..., Tensor] = _AreaAdjoint.apply

@@ -17,7 +17,7 @@ from lms_geometry.area import excess_area, nodes_along
 from lms_geometry.backends.eager_area import jacobian_of
 from lms_geometry.checks import check_sampling, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling
-from lms_geometry.coordinates import grid_to_pixels, pixels_per_unit, to_grid, units_per_pixel
+from lms_geometry.coordinates import pixels_per_unit, to_grid, to_pixels, units_per_pixel
 from lms_geometry.figures import BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, show
 from lms_geometry.footprint import footprint
 from lms_geometry.noise import draw_noise
@@ -94,7 +94,7 @@ def plot_samples(
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"pixel must be (row, column) within the output's {height} x {width}, got {pixel}")
     size = image.shape[-1], image.shape[-2]
-    points = grid_to_pixels(grid, size, align_corners)[:, 0].movedim(0, -1)
+    points = torch.stack([to_pixels(x, n, align_corners) for x, n in zip(grid[0].unbind(-1), size, strict=True)], -1)
     centre, J = points[row, column], jacobian[0, row, column]
     noise = draw_noise(sampling, (1, 1), generator=generator) if sampling.is_drawn else None
     samples = _samples_of(centre, J, sampling, noise)
