@@ -156,9 +156,8 @@ def _by_slopes(
 
 
 # ``apply`` asks for the signature of ``forward`` at every call: this one is made once, and is the quickest to bind.
-_signature = inspect.signature(lambda *inputs: None)  # noqa: ARG005
-for _function in (_AreaMean, _AreaAdjoint):
-    vars(_function.forward)["__signature__"] = _signature
+_AreaMean.forward.__signature__ = inspect.signature(lambda *_: None)  # type: ignore[attr-defined]
+_AreaAdjoint.forward.__signature__ = inspect.signature(lambda *_: None)  # type: ignore[attr-defined]
 
 _mean: Callable[..., Tensor] = _AreaMean.apply
 _adjoint: Callable[..., Tensor] = _AreaAdjoint.apply

@@ -262,6 +262,60 @@ def test_equal_steps_give_the_matrix_of_an_affine_warp_its_gradient():
     assert (by_matrix(cpu_area, torch.float32) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
+def affine_grid(scale, size, output, move=0.0):
+    """Two turned, sheared views of an image of `size`, in which a step of the grid is about `scale` source pixels."""
+    (H, W), (h, w) = size, output
+    turn = torch.tensor([[0.9, 0.3], [-0.2, 1.1]]) * scale * torch.tensor([w / W, h / H])
+    theta = torch.stack([torch.cat((turn, torch.tensor([[a + move], [b]])), 1) for a, b in ((0.1, -0.2), (-0.3, 0.05))])
+    return F.affine_grid(theta, [2, 3, h, w], align_corners=False)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("output", [(11, 17), (1, 130), (130, 1), (40, 3), (7, 48)])
+@pytest.mark.parametrize("scale", [0.5, 1.02, 1.5, 4.0])
+def test_pixels_of_an_affine_grid_share_their_areas(scale, output, padding_mode):
+    """Of two equal steps rounding takes one for the smaller, and gives it the gradient, so that only sums compare."""
+    image, weight = torch.rand(2, 3, 23, 19), torch.rand(2, 3, *output)
+    grid, settings = affine_grid(scale, (23, 19), output), settings_of(padding_mode=padding_mode)
+
+    def results(backend, dtype):
+        arguments = image.to(dtype), grid.to(dtype), None, weight.to(dtype)
+        value, by_image, by_grid, _ = run(backend, arguments, settings)
+        moments = [(by_grid * factor).sum((1, 2)) for factor in (1, grid, grid.flip(-1))]
+        # Along an axis without extent the gradient is the bilinear one, which jumps at texels.
+        return (value, by_image, *moments) if scale > 1 and min(output) > 1 else (value, by_image)
+
+    exact = results(eager_area, torch.float64)
+    for ours, theirs, true in zip(
+        results(cpu_area, torch.float32), results(eager_area, torch.float32), exact, strict=True
+    ):
+        largest = true.abs().max().clamp_min(1)
+        assert (ours - true).abs().max() <= 3e-5 * largest + 8 * (theirs - true).abs().max()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("place", [(0, 0), (0, 40), (9, 3), (9, 59), (13, 60), (25, 0), (25, 60)])
+def test_one_point_off_an_affine_grid_has_an_area_of_its_own(scale, place):
+    image, weight = torch.rand(2, 3, 23, 19), torch.rand(2, 3, 26, 61)
+    grid = affine_grid(scale, (23, 19), (26, 61))
+    grid[1, *place] += torch.tensor([0.12, -0.07])
+    settings = settings_of()
+    expected = run(eager_area, (image.double(), grid.double(), None, weight.double()), settings)
+    for ours, true in zip(run(cpu_area, (image, grid, None, weight), settings)[:2], expected, strict=False):
+        torch.testing.assert_close(ours.double(), true, atol=1e-5 * float(true.abs().max().clamp_min(1)), rtol=0)
+
+
+@pytest.mark.parametrize("along", [1, 2])
+@pytest.mark.parametrize("move", [0.0, 0.4])
+def test_views_side_by_side_in_a_grid_keep_their_areas(move, along):
+    """At the seam a step leads from one view to the other, and may by chance be the smaller one."""
+    image, weight = torch.rand(2, 3, 23, 19), torch.rand(2, 3, *((60, 25) if along == 1 else (30, 50)))
+    grid = torch.cat([affine_grid(1.5, (23, 19), (30, 25), by) for by in (0.0, move)], along)
+    expected = run(eager_area, (image.double(), grid.double(), None, weight.double()), settings_of())
+    for ours, true in zip(run(cpu_area, (image, grid, None, weight), settings_of())[:2], expected, strict=False):
+        torch.testing.assert_close(ours.double(), true, atol=1e-5 * float(true.abs().max().clamp_min(1)), rtol=0)
+
+
 @pytest.mark.parametrize("size", [(0, 3, 5, 7, 3, 2), (2, 0, 5, 7, 3, 2), (2, 3, 5, 7, 0, 2), (2, 3, 5, 7, 3, 0)])
 def test_nothing_to_sample(size):
     B, C, H, W, h, w = size

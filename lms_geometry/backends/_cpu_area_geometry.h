@@ -108,14 +108,14 @@ static void area_shape(const struct area_job *job, struct areas *a)
     area_rule(job, a->xy, a->yy, &a->along_y);
 }
 
-/* The Jacobian that pixels of an image may share, and its vectors P and M. `within` is as for area_mean_steps. */
-static void area_share(const struct area_job *job, int64_t image, float within, struct shared *s)
+/* The Jacobian that pixels of an image may share, and its vectors P and M. */
+static void area_share(const struct area_job *job, int64_t image, struct shared *s)
 {
     const float *jacobian = s->steps.jacobian;
     if (job->jacobian)
         jacobian = job->jacobian + image * job->jacobian_stride;
     else
-        area_mean_steps(job, image, within, &s->steps);
+        area_mean_steps(job, image, &s->steps);
     EACH(i) {
         s->areas.xx[i] = jacobian[0];
         s->areas.xy[i] = jacobian[1];
@@ -152,7 +152,8 @@ static struct areas *area_locate(const struct area_job *job, int64_t image, int6
     const int may_share = !job->jacobian || !job->pixel_stride;
     struct areas *a = &w->own;
     if (may_share && w->shared.image != image) {
-        area_share(job, image, job->rounding, &w->shared);
+        area_share(job, image, &w->shared);
+        area_tolerate(job, job->rounding, &w->shared.steps);
         if (w->shared.areas.shrinks)
             area_shape(job, &w->shared.areas);
     }
@@ -182,8 +183,10 @@ static struct areas *area_locate(const struct area_job *job, int64_t image, int6
     }
     if (job->padding == ZEROS)
         area_find_outside(job, a);
-    else
-        memset(a->outside, 0, sizeof a->outside + sizeof a->all_outside);
+    else {
+        memset(a->outside, 0, sizeof a->outside);
+        a->all_outside = 0;
+    }
     return a;
 }
 

@@ -30,9 +30,9 @@ void area_search(struct area_job *job)
             float copy[2 * BLOCK];
             const float *here = area_points(job->grid + image * job->grid_stride, pixels, first, copy);
             if (may_share && w.shared.image != image) {
-                area_share(job, image, 0, &w.shared);
-                const float largest = (w.shared.areas.p[0] + w.shared.areas.m[0]) / 2;
-                area_share(job, image, positive(job->limit - largest) / (2 * job->side), &w.shared);
+                area_share(job, image, &w.shared);
+                const float largest = (w.shared.areas.p[0] + w.shared.areas.m[0]) / 2; /* stretch, times the side */
+                area_tolerate(job, positive(job->limit - largest) / (2 * job->side), &w.shared.steps);
             }
             if (may_share && !w.shared.areas.shrinks && area_repeats(job, image, first, here, &w.shared.steps))
                 continue;
@@ -239,7 +239,7 @@ void area_gradient(struct area_job *job)
 {
     const int64_t height = job->out_height, width = job->out_width, pixels = height * width;
     const int64_t pieces = (height + job->rows - 1) / job->rows, items = job->batch * pieces;
-    const int64_t halo = job->jacobian ? 0 : 1, most = (job->rows + 2 * halo) * width + BLOCK + 2;
+    const int64_t halo = job->jacobian ? 0 : 1, most = (job->rows + 2 * halo) * width + 2 * BLOCK + 2;
     const int arrays = job->jacobian ? 2 : 10;
     struct work w;
     struct nodes n;
@@ -258,9 +258,11 @@ void area_gradient(struct area_job *job)
             break;
         const int64_t image = item / pieces, row = item % pieces * job->rows;
         const int64_t end_row = row + job->rows < height ? row + job->rows : height;
-        const int64_t begin = (row > 0 ? row - halo : 0) * width;
+        /* Blocks begin at the same pixels in all pieces, so that a pixel has the same Jacobian in each. */
+        const int64_t extra = halo && row > 0 ? (row - 1) * width % BLOCK : 0;
+        const int64_t begin = (row > 0 ? row - halo : 0) * width - extra;
         const int64_t end = (end_row < height ? end_row + halo : height) * width;
-        float *mine = kept + 1 + halo * width; /* the place of the first pixel of `row`, one and a row from the start */
+        float *mine = kept + BLOCK + 1 + halo * width; /* the place of the first pixel of `row` */
         double total[4] = {0};
         for (int64_t first = begin; first < end; first += BLOCK) {
             const int pixels_here = end - first < BLOCK ? end - first : BLOCK;

@@ -9,6 +9,7 @@
 #define area_jacobian NAME(area_jacobian)
 #define area_is_plain NAME(area_is_plain)
 #define area_mean_steps NAME(area_mean_steps)
+#define area_tolerate NAME(area_tolerate)
 #define area_stepped NAME(area_stepped)
 #define area_repeats NAME(area_repeats)
 
@@ -147,8 +148,8 @@ static int area_is_plain(const struct area_job *job, int64_t image, int64_t firs
 }
 
 /* The steps of an image's grid, to the next pixel and to the one below, on average over its first row and column: those
- * of all pixels, if the grid is affine. `within` is how much steps may differ and still be the same, in source pixels. */
-static void area_mean_steps(const struct area_job *job, int64_t image, float within, struct steps *s)
+ * of all pixels, if the grid is affine. */
+static void area_mean_steps(const struct area_job *job, int64_t image, struct steps *s)
 {
     const int64_t columns = job->out_width - 1, rows = job->out_height - 1;
     const float *grid = job->grid + image * job->grid_stride;
@@ -161,8 +162,17 @@ static void area_mean_steps(const struct area_job *job, int64_t image, float wit
         for (int i = 0; i < BLOCK; i++) {
             s->right[2 * i + k] = right;
             s->down[2 * i + k] = down;
-            s->within[2 * i + k] = within / half[k];
         }
+    }
+}
+
+/* Let steps differ by so many source pixels along each axis and still be the same. */
+static void area_tolerate(const struct area_job *job, float within, struct steps *s)
+{
+    const float within_x = within / area_half(job, job->width), within_y = within / area_half(job, job->height);
+    EACH(i) {
+        s->within[2 * i] = within_x;
+        s->within[2 * i + 1] = within_y;
     }
 }
 
