@@ -271,6 +271,15 @@ def test_what_triton_cannot_do_another_backend_does(monkeypatch):
         assert backends.choose(other, mode) is eager
 
 
+@runs_kernels
+def test_triton_runs_only_where_it_is_named(monkeypatch):
+    image = torch.rand(1, 1, 5, 6, device=DEVICE if GPU else "meta")
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    assert backends.choose(image, "bilinear") is eager
+    monkeypatch.setenv(backends.VARIABLE, "triton")
+    assert backends.choose(image, "bilinear") is _triton()
+
+
 @pytest.mark.skipif(INTERPRETED or GPU, reason="Triton works here")
 def test_without_a_gpu_the_backend_is_missing_and_says_so(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "triton")

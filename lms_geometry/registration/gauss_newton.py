@@ -253,6 +253,9 @@ def _source_point_derivative(problem: Problem, parameters: Tensor, comparison: _
 
 def _step(matrix: Tensor, gradient: Tensor, damping: Tensor | float) -> Tensor:
     """The damped step ``(..., P)``, of limited length. The small system is solved in double precision."""
+    if matrix.device.type == "mps":  # It has no double precision.
+        damping = damping.cpu() if isinstance(damping, Tensor) else damping
+        return _step(matrix.cpu(), gradient.cpu(), damping).to(matrix.device)
     diagonal = matrix.double().diagonal(dim1=-2, dim2=-1)
     damped = matrix.double() + torch.diag_embed(diagonal * damping + 1e-9 * diagonal.amax(-1, keepdim=True) + 1e-12)
     step = -torch.linalg.solve_ex(damped, gradient.double())[0].nan_to_num(0.0, 0.0, 0.0)
