@@ -29,6 +29,7 @@ from lms_geometry.coordinates import to_grid
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.noise import draw_noise
 from lms_geometry.sampling import sample
+from lms_geometry.symbolic import one_node
 
 # The farthest that a box edge may lie outside the image, in source pixels; one farther away is moved to this distance.
 # A bin has as many points as pixels, so an unbounded box would take unbounded memory.
@@ -39,6 +40,7 @@ _FARTHEST_EDGE = 1e4
 _CHUNK = 2**24
 
 
+@one_node
 def roi_align_linearized(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],

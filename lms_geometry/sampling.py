@@ -24,8 +24,10 @@ from lms_geometry.differentiation import carries_gradient, linearized_sample, re
 from lms_geometry.footprint import Placement
 from lms_geometry.limits import FARTHEST_DRAW
 from lms_geometry.noise import draw_independent
+from lms_geometry.symbolic import one_node
 
 
+@one_node
 def grid_sample_linearized(
     input: Tensor,
     grid: Tensor,
@@ -111,6 +113,7 @@ def grid_sample_linearized(
     return sample(input.to(dtype), grid, reading, sampling, jacobian, noise, generator)
 
 
+@one_node
 def grid_sample_value_and_slope(
     input: Tensor,
     grid: Tensor,
