@@ -201,8 +201,10 @@ class LinearizedSampling:
     def training(cls) -> "LinearizedSampling":
         """For a network that learns where to look: whitened samples over the area of an output pixel.
 
-        Samples with a standard deviation of 0.3 output pixels estimate the mean over the pixel under any warp: a wider
-        spread mixes in neighbours, a narrower one reads few of the texels. The mask keeps the edge of the image, often
+        Samples with a standard deviation of 0.3 output pixels are spread as the pixel's area is, under any warp: a
+        wider spread mixes in neighbours, a narrower one reads few of the texels. The value is the mean of these few
+        samples, so that fine detail keeps more of its contrast than in the mean over the area, which
+        :class:`LinearizedSampling` as it comes has. The mask keeps the edge of the image, often
         the strongest edge in view, out of value and slope. Test the network with the same sampling it was trained with,
         or with more samples. Without jitter, a single output pixel, or one row or column of them, has its full slope
         only if :func:`grid_sample_linearized` is given a ``jacobian``.

@@ -83,7 +83,8 @@ def grid_sample_linearized(
             averaged along it.
         noise: for drawn samples, draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`,
             shared over the batch, or :math:`(B, K - 1, h, w, 2)`. A number beyond 100, which no draw is, counts as 100.
-            Drawn here if ``None``, once for the whole batch: see :func:`draw_noise` for what that costs and saves.
+            Drawn here if ``None``, once for the whole batch, over which it then does not average out: see
+            :func:`draw_noise`.
         generator: for drawn samples, the source of randomness when ``noise`` is ``None``; torch's global one if
             ``None``.
 

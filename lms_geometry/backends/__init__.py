@@ -1,4 +1,4 @@
-"""One job: read the samples around every point and fit. Every backend gives the same numbers.
+"""One job: read the samples around every point and fit. Every backend gives the same numbers, but for rounding.
 
 The choice is automatic: ``cpu`` for the CPU and ``triton`` for other devices where they are available, and ``eager``
 for all that those two cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to use instead. A backend
