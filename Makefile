@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test sanitize docs clean
 
 demo: .venv/installed
 	$(BIN)/lms-geometry demo --out demo
@@ -13,6 +13,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+sanitize: .venv/installed
+	$(BIN)/python tests/sanitize.py
 
 docs: .venv/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -24,6 +24,8 @@ from . import _torch_private
 LIBRARY, _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (lms_geometry.__file__, __file__, torch.__file__))
 _HIDDEN = (_HERE, _TORCH)
 _CHECKPOINT = torch.utils.checkpoint.__file__
+# The two passes of reentrant checkpointing.
+_REENTRANT = {getattr(torch.utils.checkpoint.CheckpointFunction, name).__code__ for name in ("forward", "backward")}
 
 # The warnings that were given, as the module warnings notes them.
 _WARNED: dict[Any, Any] = {}
@@ -64,6 +66,8 @@ class CallStack:
     frames: tuple[Frame, ...]
     checkpointed: bool
     """Whether ``checkpoint()`` will run the call again, in ``backward()``, without entering the patch again."""
+    reentrant: bool = False
+    """Whether reentrant checkpointing runs the call twice inside of the patch, the first time without gradients."""
 
     @property
     def in_library(self) -> bool:
@@ -91,7 +95,7 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
         traced: the frames of the code that ``torch.compile`` traces, if it does. They take the place of Python's.
     """
     frames: list[Frame] = []
-    generated = checkpointed = False
+    generated = checkpointed = reentrant = False
     entered: int | None = None
     for frame in _frames(outermost):
         code = frame.f_code
@@ -104,14 +108,14 @@ def find(outermost: FrameType | None, patch: object, traced: Sequence[FrameSumma
             entered = len(frames)
         elif code.co_filename == _CHECKPOINT:
             if entered is not None:
-                entered = None
+                entered, reentrant = None, code in _REENTRANT
                 break
             checkpointed = True
     shown = [frame for frame in traced if not frame.filename.startswith(_HIDDEN)]
     if shown:
         frames = [Frame(f.filename, f.lineno or 0, _torch_private.own_name(f.name)) for f in shown]
         entered = None
-    return CallStack(tuple(frames[:entered]), checkpointed)
+    return CallStack(tuple(frames[:entered]), checkpointed, reentrant)
 
 
 def user_level() -> int:

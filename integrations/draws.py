@@ -33,18 +33,21 @@ class Draws:
         """Whether the noise comes from a seed of its own."""
         return self._seed is not None
 
-    def __call__(self, sampling: LinearizedSampling, grid: Tensor) -> Tensor:
-        """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps."""
+    def __call__(self, sampling: LinearizedSampling, grid: Tensor, runs_again: bool = False) -> Tensor:
+        """Noise for a grid :math:`(B, h, w, 2)`, shared over its batch, and over what ``vmap`` maps.
+
+        ``runs_again`` says that checkpointing runs the call twice without hooks on saved tensors.
+        """
         size, dtype = (grid.shape[-3], grid.shape[-2]), torch.promote_types(grid.dtype, torch.float32)
         if torch.compiler.is_compiling():
             return draw_noise(sampling, size, device=grid.device, dtype=dtype)
         with _torch_private.no_transforms():
-            generator = None if self._seed is None else self._generator(grid.device.index or 0)
+            generator = None if self._seed is None else self._generator(grid.device.index or 0, runs_again)
             return draw_noise(sampling, size, generator=generator, device=grid.device, dtype=dtype)
 
-    def _generator(self, device: int) -> torch.Generator:
+    def _generator(self, device: int, runs_again: bool) -> torch.Generator:
         number = next(self._numbers.setdefault(device, itertools.count()))
-        if _torch_private.may_run_again():
+        if runs_again or _torch_private.may_run_again():
             ticket = int(torch.randint(2**62, (), device="cpu"))
             number = self._tickets.setdefault(ticket, number)
             if len(self._tickets) > _TICKETS_KEPT:

@@ -58,9 +58,9 @@ def linearize(
           was saved whole needs ``weights_only=False`` to load
         - ``checkpoint()`` runs its part again in ``backward()``, where only the patches of modules inside that part
           hold. So a patch on a module swaps the calls of a checkpointed submodule, and leaves those of a checkpointed
-          function; a block leaves both. Reentrant checkpointing computes its first pass without gradients, hence with
-          plain values. If ``include`` names the call and a ``seed`` is set, that pass is linearized too, but with other
-          noise than the second
+          function; a block leaves both. Reentrant checkpointing computes its first pass without gradients, so that no
+          call tells whether its grid will carry one: all that no pattern excludes are swapped, in both passes and with
+          the same noise, which takes checkpointing's ``preserve_rng_state=True``
 
     Args:
         target: the module, or ``None`` for a block.
@@ -213,7 +213,9 @@ class Patch:
             None if torch.compiler.is_compiling() else call,
         ):
             return func(*args, **kwargs)
-        noise = self._draw(self.sampling, call.grid) if self.sampling.is_drawn else None
+        noise = None
+        if self.sampling.is_drawn:
+            noise = self._draw(self.sampling, call.grid, runs_again=self._thread.reentrant)
         sampled = grid_sample_linearized(*call, sampling=self.sampling, jacobian=jacobian, noise=noise)
         return sampled.contiguous()
 
@@ -277,6 +279,9 @@ class Patch:
         included = patterns.matching(include or (), stack.frames, modules)
         excluded = patterns.matching(exclude, stack.frames, modules)
         self._matched.update(included, excluded)
+        self._thread.reentrant = stack.reentrant
+        if skip_reason == calls.NO_GRADIENT and stack.reentrant:
+            skip_reason = "" if intercept else _FIRST_PASS
         if skip_reason == calls.NO_GRADIENT:
             line = stack.frames[:1]
             if torch.is_grad_enabled():
@@ -330,6 +335,7 @@ _IN_GRAPH = (
     "of grid_sample from now on, and a program that loads it must import lms_geometry first. To have a graph that "
     "samples plainly, remove the patch before"
 )
+_FIRST_PASS = "reentrant checkpointing, or its first pass, without a gradient: the same value"
 _SEED_IN_GRAPH = (
     "linearize(seed=...) cannot be used with torch.compile or torch.export, since a graph holds no generator: leave "
     "the seed out and call torch.manual_seed()"
@@ -337,11 +343,15 @@ _SEED_IN_GRAPH = (
 
 
 class _Thread(threading.local):
-    """The modules of a patch that run in one thread, by name and whether in training, and its blocks there."""
+    """The modules of a patch that run in one thread, by name and whether in training, and its blocks there.
+
+    ``reentrant`` says of the latest call whether reentrant checkpointing makes it.
+    """
 
     def __init__(self) -> None:
         self.running: list[tuple[str, bool]] = []
         self.blocks: list[FrameType] = []
+        self.reentrant = False
 
 
 def _check(target: object, sampling: object, include: object, exclude: object, seed: object) -> None:

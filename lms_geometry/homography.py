@@ -11,9 +11,11 @@ from lms_geometry.autocast import no_autocast
 from lms_geometry.checks import PADDING_MODES, check_flag, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.projection import pixel_normalisation, project, unit_scale
+from lms_geometry.symbolic import one_node
 from lms_geometry.warp import check_warp, sample_at, warp_pixels
 
 
+@one_node
 def homography_warp_linearized(
     patch_src: Tensor,
     src_homo_dst: Tensor,

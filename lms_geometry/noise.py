@@ -20,6 +20,11 @@ def draw_noise(
 
     Drawing is a step of its own because a generator cannot enter a compiled graph: draw outside, pass ``noise=`` in.
 
+    The samplers share one draw over a batch, since drawing takes as long as sampling. What is random in the gradient is
+    then the same for every image and does not average out over the batch: of a batch of 64 the mean gradient is two to
+    four times as noisy as with noise for each image, ``torch.stack([draw_noise(sampling, size) for _ in batch])``.
+    :func:`roi_align_linearized` draws for each box. Fixed points have no noise.
+
     Args:
         sampling: gives the number of samples and the pattern.
         size: size of the output image, ``(height, width)``.

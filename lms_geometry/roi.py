@@ -29,6 +29,7 @@ from lms_geometry.coordinates import to_grid
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.noise import draw_noise
 from lms_geometry.sampling import sample
+from lms_geometry.symbolic import one_node
 
 # The farthest that a box edge may lie outside the image, in source pixels; one farther away is moved to this distance.
 # A bin has as many points as pixels, so an unbounded box would take unbounded memory.
@@ -39,6 +40,7 @@ _FARTHEST_EDGE = 1e4
 _CHUNK = 2**24
 
 
+@one_node
 def roi_align_linearized(
     input: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -96,7 +98,7 @@ def roi_align_linearized(
         aligned: see above.
         sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
         noise: for drawn samples, draws of :func:`draw_noise` for ``output_size``, shared by all boxes, or with an axis
-            of R boxes in front, :math:`(R, K - 1, h, w, 2)`. Drawn here if ``None``.
+            of R boxes in front, :math:`(R, K - 1, h, w, 2)`. Drawn here for every box if ``None``.
         generator: for drawn samples, the source of randomness when ``noise`` is ``None``.
 
     Returns:
@@ -125,7 +127,9 @@ def roi_align_linearized(
     is_drawn_value = sampling.is_drawn and sampling.intercept
     linearizes = is_drawn_value or carries_gradient(rois)
     if linearizes and sampling.is_drawn and noise is None:
-        noise = draw_noise(sampling, bins, generator=generator, device=input.device, dtype=dtype)
+        stacked = len(rois) * bins[0], bins[1]  # each box has draws of its own, so that they average out over boxes
+        noise = draw_noise(sampling, stacked, generator=generator, device=input.device, dtype=dtype)
+        noise = noise.unflatten(1, (len(rois), bins[0])).movedim(1, 0)
     chunk = max(_CHUNK // (max(input.shape[1], 1) * bins[0] * max(bins[1], input.shape[3])), 1)
     order, parts = [index[:0]], [input.new_zeros(0, input.shape[1], *bins)]  # all there is, without images
     with no_autocast(input.device):

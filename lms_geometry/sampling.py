@@ -24,8 +24,10 @@ from lms_geometry.differentiation import carries_gradient, linearized_sample, re
 from lms_geometry.footprint import Placement
 from lms_geometry.limits import FARTHEST_DRAW
 from lms_geometry.noise import draw_independent
+from lms_geometry.symbolic import one_node
 
 
+@one_node
 def grid_sample_linearized(
     input: Tensor,
     grid: Tensor,
@@ -81,7 +83,8 @@ def grid_sample_linearized(
             averaged along it.
         noise: for drawn samples, draws of :func:`draw_noise` for this output size, shape :math:`(K - 1, h, w, 2)`,
             shared over the batch, or :math:`(B, K - 1, h, w, 2)`. A number beyond 100, which no draw is, counts as 100.
-            Drawn here if ``None``, once for the whole batch: see :func:`draw_noise` for what that costs and saves.
+            Drawn here if ``None``, once for the whole batch, over which it then does not average out: see
+            :func:`draw_noise`.
         generator: for drawn samples, the source of randomness when ``noise`` is ``None``; torch's global one if
             ``None``.
 
@@ -111,6 +114,7 @@ def grid_sample_linearized(
     return sample(input.to(dtype), grid, reading, sampling, jacobian, noise, generator)
 
 
+@one_node
 def grid_sample_value_and_slope(
     input: Tensor,
     grid: Tensor,

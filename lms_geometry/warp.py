@@ -28,11 +28,13 @@ from lms_geometry.checks import (
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.projection import inverse, project, unit_scale
 from lms_geometry.sampling import sample
+from lms_geometry.symbolic import one_node
 
 _FILLED = (*PADDING_MODES, "fill")
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+@one_node
 def warp_affine_linearized(
     src: Tensor,
     M: Tensor,
@@ -94,6 +96,7 @@ def warp_affine_linearized(
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
+@one_node
 def warp_perspective_linearized(
     src: Tensor,
     M: Tensor,
@@ -157,6 +160,7 @@ def warp_perspective_linearized(
     return warp_pixels(src, M, dsize, reading, fill_value, sampling, noise, generator)
 
 
+@one_node
 def remap_linearized(
     image: Tensor,
     map_x: Tensor,

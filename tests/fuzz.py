@@ -363,7 +363,7 @@ def fuzz(calls, first=0, stop_at=20, show=None):
                 if show:
                     print(failure, file=show, flush=True)
             counts["cases"] += 1
-            if show and counts["cases"] % 5000 == 0:
+            if show and counts["cases"] % 1000 == 0:
                 print(f"{time.monotonic() - start:.0f} s: {dict(counts)}", file=show, flush=True)
     raise AssertionError
 

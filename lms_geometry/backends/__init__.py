@@ -1,4 +1,4 @@
-"""One job: read the samples around every point and fit. Every backend gives the same numbers.
+"""One job: read the samples around every point and fit. Every backend gives the same numbers, but for rounding.
 
 The choice is automatic: ``cpu`` for the CPU where it is available, and ``eager`` for other devices and for all that
 ``cpu`` cannot do. The environment variable ``LMS_GEOMETRY_BACKEND`` names one to try first. ``triton`` is used only

@@ -10,6 +10,8 @@ from settings import paper
 from torch import nn
 from two_transformers import IMAGE, grid_that_learns, sample
 
+from lms_geometry import LinearizedSampling
+
 
 def identity(height, width, batch=2):
     return F.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), (batch, 1, height, width), align_corners=False)
@@ -146,3 +148,95 @@ def test_tensors_without_values_are_no_reason_to_fail():
         sample(IMAGE.to("meta"), grid_that_learns().to("meta"))
         sample(IMAGE, torch.zeros(2, 0, 7, 2, requires_grad=True))
     assert [row.split()[0] for row in patch.report().splitlines()[1:]] == ["1", "2"]
+
+
+def paste(patch, box, size=(24, 31)):
+    """A patch in a box of a canvas of zeros, as networks that draw a scene from boxes do: the box carries a gradient."""
+    x0, y0, x1, y1 = box.unbind(-1)
+    x, y = torch.linspace(0, 1, size[1]), torch.linspace(0, 1, size[0])
+    across = ((x - x0[:, None]) / (x1 - x0)[:, None])[:, None].expand(-1, size[0], -1)
+    down = ((y - y0[:, None]) / (y1 - y0)[:, None])[:, :, None].expand(-1, -1, size[1])
+    return sample(patch, torch.stack((across, down), -1) * 2 - 1)
+
+
+def test_a_pasted_patch_loses_its_gradient_under_a_mask_only_and_the_report_says_so():
+    patch, box = torch.ones(1, 1, 8, 8), torch.tensor([[0.3, 0.35, 0.7, 0.75]])
+    target = paste(patch, box + 0.03)
+
+    def gradient(sampling):
+        moved = box.clone().requires_grad_()
+        with linearize(sampling=sampling) as linear:
+            torch.autograd.backward((paste(patch, moved) - target).square().sum())
+        return moved.grad, linear.report()
+
+    moved = box.clone().requires_grad_()
+    (plain,) = torch.autograd.grad((paste(patch, moved) - target).square().sum(), moved)
+    masked, told = gradient(LinearizedSampling.training())
+    assert masked.norm() < 0.1 * plain.norm()
+    assert "the mask leaves the samples there out of the fit" in told
+    for sampling in (LinearizedSampling(), paper(sigma=0.3, mask_out_of_bounds=False)):
+        whole, told = gradient(sampling)
+        assert F.cosine_similarity(whole, plain) > 0.8
+        assert "the mask" not in told
+
+
+def test_code_that_samples_by_gather_is_told_of_with_the_way_to_replace_it():
+    """Bilinear weights and an index of one's own, beside a plain call without a gradient."""
+
+    class Gathers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, image):
+            base = sample(image, grid_that_learns(False))
+            column = torch.arange(image.shape[-1] - 1)
+            return base.mean() + ((1 - self.shift) * image[..., column] + self.shift * image[..., column + 1]).mean()
+
+    model = Gathers()
+    patch = linearize(model, sampling=paper(), exclude=[])
+    model(IMAGE).backward()
+    wanted = (
+        "Code that samples in another way, by gather, by indexing or in a compiled extension, is not seen and needs"
+    )
+    assert wanted in patch.report()
+    with pytest.warns(UserWarning, match="no call was linearized"):
+        patch.remove()
+
+
+class Rectifier(nn.Module):
+    """Predicts a coarse map of offsets, reads it at every pixel, and warps the image by what it read."""
+
+    def __init__(self):
+        super().__init__()
+        self.offsets = nn.Parameter(0.1 * torch.randn(2, 1, 5, 9))
+
+    def read_offsets(self):
+        return sample(self.offsets, identity(19, 26).requires_grad_())
+
+    def forward(self, image):
+        down = self.read_offsets()[:, 0]
+        return sample(image, identity(19, 26) + torch.stack((torch.zeros_like(down), down), -1))
+
+
+def test_offsets_that_are_read_from_a_coarse_map_are_suspect_and_can_be_excluded():
+    model = Rectifier()
+    patch = linearize(model, sampling=paper())
+    model(IMAGE).mean().backward()
+    (told,) = suspects(patch)
+    assert "may be a map of depths, costs or offsets: exclude=[" in told
+    (pattern,) = re.findall(r"exclude=\['(.*)'\] leaves it plain", told)
+    patch.remove()
+    with linearize(model, sampling=paper(), exclude=[pattern]) as patch:
+        model(IMAGE).mean().backward()
+    assert [row.rsplit("  ", 1)[-1].strip() for row in patch.report().splitlines()[1:3]] == [
+        f"left: excluded by {pattern!r}",
+        "swapped",
+    ]
+
+
+def test_a_box_without_a_width_stays_visible_where_the_plain_sampler_gives_nan():
+    box = torch.tensor([[0.3, 0.3, 0.3, 0.7]]).requires_grad_()
+    with linearize(sampling=paper(intercept=False)) as patch:
+        paste(torch.ones(1, 1, 8, 8), box)
+    assert "its grid was NaN or infinite somewhere in 1 of 1 calls" in patch.report()

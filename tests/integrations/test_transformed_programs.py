@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
+from lms_geometry import LinearizedSampling
+
 
 @pytest.mark.parametrize("seed", [None, 2])
 @pytest.mark.parametrize("way", ["submodule", "submodule in a function", "whole"])
@@ -113,12 +115,72 @@ def test_a_module_patch_holds_in_a_backward_pass_after_its_forward():
     patch.remove()
 
 
+def reentrant(module, image):
+    return checkpoint(module, image.clone().requires_grad_(), use_reentrant=True)
+
+
 def test_reentrant_checkpointing_swaps_what_it_computes_again():
-    model = Model(lambda module, image: checkpoint(module, image.clone().requires_grad_(), use_reentrant=True))
+    model = Model(reentrant)
     patch = linearize(model, sampling=EXACT)
     assert swapped(model) == [True, True]
-    assert patch.report().count("left: grid carries no gradient") == patch.report().count("swapped") == 2
+    first_pass = "left: reentrant checkpointing, or its first pass, without a gradient: the same value"
+    assert patch.report().count(first_pass) == patch.report().count("swapped") == 2
     patch.remove()
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("settings", [paper(), LinearizedSampling.training(), LinearizedSampling()], ids=str)
+def test_reentrant_checkpointing_has_the_values_and_gradients_of_no_checkpointing(settings, seed):
+    if seed is not None and not settings.is_drawn:
+        pytest.skip("nothing is drawn")
+
+    def run(model):
+        results = []
+        with linearize(model, sampling=settings, seed=seed) as patch:
+            torch.manual_seed(5)
+            for _ in range(1 if seed else 2):  # calls that are run again have numbers of their own
+                out = model(IMAGE)
+                out.square().sum().backward()
+                results += [out.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+                model.zero_grad()
+        return results, patch.report()
+
+    (got, report), (want, _) = run(Model(reentrant)), run(Model())
+    for ours, plain in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert "left" not in report
+    assert [row.split()[0] for row in report.splitlines()[1:3]] == (["2", "2"] if seed else ["4", "4"])
+
+
+def test_reentrant_checkpointing_gives_a_grid_without_a_gradient_the_same_value_in_both_passes():
+    """The first pass cannot know whether a grid will carry a gradient, so that it is swapped, and so in the second."""
+
+    class Crop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain, self.seen = nn.Parameter(torch.ones(())), []
+
+        def forward(self, image):
+            self.seen.append(sample(image, 2 * grid_that_learns(False)))
+            return self.gain * self.seen[-1]
+
+    class Cropped(Model):
+        def __init__(self):
+            super().__init__(reentrant)
+            self.stn = Crop()
+
+    model = Cropped()
+    with linearize(model, sampling=paper()):
+        gradients(model)
+    first, second = model.stn.seen
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("settings", [paper(), LinearizedSampling()], ids=str)
+def test_what_is_excluded_stays_plain_in_both_passes_of_reentrant_checkpointing(settings):
+    model = Model(reentrant)
+    with linearize(model, sampling=settings, exclude=["mask", "stn"]):
+        assert swapped(model) == [False, False]
 
 
 def warp(theta):
