@@ -24,6 +24,15 @@ def test_sigma_falls_geometrically_and_then_the_intercept_is_dropped():
     assert not Annealed(8.0, 0.5, paper(intercept=False)).at(0).intercept
 
 
+def test_over_gives_the_settings_of_every_step_and_keeps_the_value_a_mean():
+    annealed = Annealed(8.0, 0.5, paper(num_samples=5))
+    samplings = list(annealed.over(12))
+    assert [sampling.sigma for sampling in samplings] == [annealed.at(step / 12).sigma for step in range(12)]
+    assert (samplings[0].sigma, samplings[-1].sigma) == (8.0, 0.5)
+    assert all(sampling.intercept and sampling.num_samples == 5 for sampling in samplings)
+    assert not any(sampling.intercept for sampling in Annealed(8.0, 0.5, paper(intercept=False)).over(3))
+
+
 def test_solvers_are_values():
     assert GaussNewton(stages=SEARCH) == GaussNewton()
     assert len({GaussNewton(), GaussNewton(steps=60), Adam(), Adam(steps=9)}) == 3
@@ -114,6 +123,8 @@ def test_one_more_stage_does_no_harm():
         (lambda: GaussNewton(stages=()), TypeError, r"stages must be a tuple of at least one Stage, got \(\)"),
         (lambda: GaussNewton(stages=SEARCH[::-1]), ValueError, "stages must have rising until and end with kept=1"),
         (lambda: GaussNewton(stages=SEARCH[:1]), ValueError, "stages must have rising until and end with kept=1"),
+        (lambda: Annealed(8.0, 1.0).over(0), ValueError, "steps must be an int of at least 1, got 0"),
+        (lambda: Annealed(8.0, 1.0).over(2.5), ValueError, "steps must be an int of at least 1, got 2.5"),
         (lambda: Annealed(8.0, 0.0), ValueError, "last must be a finite number above 0 and at most 100, got 0.0"),
         (lambda: Annealed(200.0, 1.0), ValueError, "first must be a finite number above 0 and at most 100, got 200.0"),
         (lambda: Annealed("a", 1.0), ValueError, "first must be a finite number .* got 'a'"),
