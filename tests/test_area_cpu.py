@@ -298,7 +298,7 @@ def test_pixels_of_an_affine_grid_share_their_areas(scale, output, padding_mode)
 def test_one_point_off_an_affine_grid_has_an_area_of_its_own(scale, place):
     image, weight = torch.rand(2, 3, 23, 19), torch.rand(2, 3, 26, 61)
     grid = affine_grid(scale, (23, 19), (26, 61))
-    grid[1, *place] += torch.tensor([0.12, -0.07])
+    grid[(1, *place)] += torch.tensor([0.12, -0.07])
     settings = settings_of()
     expected = run(eager_area, (image.double(), grid.double(), None, weight.double()), settings)
     for ours, true in zip(run(cpu_area, (image, grid, None, weight), settings)[:2], expected, strict=False):

@@ -129,7 +129,9 @@ def test_reentrant_checkpointing_swaps_what_it_computes_again():
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("settings", [paper(), LinearizedSampling.training(), LinearizedSampling()], ids=str)
+@pytest.mark.parametrize(
+    "settings", [paper(), paper(pattern="whitened", sigma=0.3, jitter=0.0), LinearizedSampling()], ids=str
+)
 def test_reentrant_checkpointing_has_the_values_and_gradients_of_no_checkpointing(settings, seed):
     if seed is not None and not settings.is_drawn:
         pytest.skip("nothing is drawn")
