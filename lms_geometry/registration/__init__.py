@@ -1,23 +1,29 @@
 """Image registration through a linearized warp: by Gauss-Newton steps from several starts, or by Adam."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
-from lms_geometry.registration import adam, gauss_newton
-from lms_geometry.registration.checks import check_choices, check_images, check_init, check_mask
+from lms_geometry.registration import search
+from lms_geometry.registration.checks import (
+    check_choices,
+    check_images,
+    check_init,
+    check_mask,
+    check_max_size,
+    check_starts,
+)
 from lms_geometry.registration.motion import Motion
 from lms_geometry.registration.problem import make_problem
 from lms_geometry.registration.result import Registration, make_registration
 from lms_geometry.registration.schedule import Annealed, Stage
 from lms_geometry.registration.similarity import Loss
 from lms_geometry.registration.solvers import Adam, GaussNewton
+from lms_geometry.registration.starts import START_NAMES
 
 __all__ = ["Adam", "Annealed", "GaussNewton", "Registration", "Stage", "register"]
-
-_DEFAULT_STARTS = 5
 
 
 def register(
@@ -27,11 +33,13 @@ def register(
     solver: GaussNewton | Adam = GaussNewton(),
     *,
     init: Tensor | None = None,
+    starts: Sequence[str] | None = None,
     loss: Loss = "squared",
     fit_gain_bias: bool = False,
     overlap_only: bool = False,
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
+    max_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Registration:
@@ -96,6 +104,8 @@ def register(
         raise TypeError(f"solver must be a GaussNewton or an Adam, such as GaussNewton(), got {solver!r}")
     check_images(source, target)
     check_choices(motion, loss, fit_gain_bias, overlap_only)
+    check_starts(starts, START_NAMES, init is not None, isinstance(solver, Adam))
+    check_max_size(max_size)
     batch = max(source.shape[0], target.shape[0])
     if init is not None:
         check_init(init, source, batch)
@@ -109,15 +119,16 @@ def register(
         )
 
     with torch.no_grad(), no_autocast(source.device):
-        given = make_problem(source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss)
-        problem = given.normalised()
+        problem = make_problem(source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss)
+        if max_size is not None:
+            problem = problem.shrunk(max_size, max_size)
         steps = _count_steps(solver.steps, progress)
-        if isinstance(solver, Adam):  # a function as sampler may compare the images it is given with others of its own
-            trace = adam.descend(given if callable(solver.sampler) else problem, solver, steps, generator)
+        if isinstance(solver, Adam):
+            found = search.by_adam(problem, solver, init is not None, steps, generator)
         else:
-            starts = solver.starts or (_DEFAULT_STARTS if init is None else 1)
-            trace = gauss_newton.descend(problem, solver, starts, steps, generator)
-        return make_registration(source, target, problem, trace)
+            names = starts if starts is not None else (() if init is not None else START_NAMES)
+            found = search.find(problem, solver, names, init is not None, steps, generator)
+        return make_registration(source, target, problem, found)
 
 
 def _count_steps(steps: int, progress: bool) -> Iterator[int]:

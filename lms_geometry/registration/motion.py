@@ -9,10 +9,11 @@ import torch
 from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
-Motion = Literal["translation", "similarity", "anisotropic", "affine", "homography"]
+Motion = Literal["translation", "rigid", "similarity", "anisotropic", "affine", "homography"]
 
 PARAMETERS: dict[Motion, tuple[str, ...]] = {
     "translation": ("x", "y"),
+    "rigid": ("x", "y", "angle"),
     "similarity": ("x", "y", "angle", "scale"),
     "anisotropic": ("x", "y", "angle", "scale_x", "scale_y"),
     "affine": ("x", "y", "angle", "scale_x", "scale_y", "shear"),
@@ -51,6 +52,42 @@ def motion_derivative(motion: Motion, parameters: Tensor, dsize: tuple[int, int]
     """The derivative of :func:`motion_matrix` with respect to each parameter, ``(B, P, 3, 3)``."""
     jacobian = torch.func.vmap(torch.func.jacrev(lambda p: motion_matrix(motion, p[None], dsize)[0]))(parameters)
     return jacobian.movedim(-1, 1)
+
+
+def nearest_in(motion: Motion, matrix: Tensor, start: Tensor, dsize: tuple[int, int]) -> Tensor:
+    """The matrix of a motion that is nearest to a given one over the target.
+
+    Args:
+        motion: the model.
+        matrix: any matrices from target to source in normalised coordinates, ``(B, 3, 3)``.
+        start: those that the motion starts from, such as the plain resize, ``(B, 3, 3)``.
+        dsize: the target's size (height, width).
+
+    Returns:
+        Matrices ``start @ motion_matrix(...)``, ``(B, 3, 3)``. A homography is any matrix, and is returned as it is.
+    """
+    if motion == "homography":
+        return matrix
+    moved = torch.linalg.solve(start, matrix)
+    moved = moved / moved[:, 2:, 2:]
+    to_frame = torch.tensor([dsize[1], dsize[0], max(dsize)], dtype=matrix.dtype, device=matrix.device) / max(dsize)
+    moved = moved / to_frame * to_frame[:, None]  # as ``motion_matrix`` says, in a frame whose pixels are square
+    linear = moved[:, :2, :2] - moved[:, :2, 2:] * moved[:, 2:, :2]  # about the centre, without the perspective
+    if motion == "translation":
+        linear = torch.eye(2, dtype=matrix.dtype, device=matrix.device).expand_as(linear)
+    elif motion != "affine":
+        a, b, c, d = linear[:, 0, 0], linear[:, 0, 1], linear[:, 1, 0], linear[:, 1, 1]
+        angle = torch.atan2(c - b, a + d)
+        unit = torch.ones_like(angle)
+        scale_x = scale_y = ((a + d).square() + (c - b).square()).sqrt() / 2
+        if motion == "rigid":
+            scale_x = scale_y = unit
+        elif motion == "anisotropic":
+            scale_x, scale_y = linear.norm(dim=1).unbind(1)
+        linear = rotation_scale_matrix(angle, scale_x, scale_y, 0 * angle, 0 * angle)[:, :, :2]
+    found = torch.eye(3, dtype=matrix.dtype, device=matrix.device).repeat(len(matrix), 1, 1)
+    found[:, :2, :2], found[:, :2, 2] = linear, moved[:, :2, 2]
+    return start @ (found * to_frame / to_frame[:, None])
 
 
 def rotated_starts(motion: Motion, count: int, like: Tensor) -> Tensor:

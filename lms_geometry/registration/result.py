@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from kornia.geometry.transform import homography_warp, warp_perspective
+from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
 from lms_geometry.checks import check_same_batch, check_tensor
 from lms_geometry.registration import plotting
 from lms_geometry.registration.metrics import corner_error
-from lms_geometry.registration.motion import motion_matrix
 from lms_geometry.registration.problem import Problem, normalisation
-from lms_geometry.registration.similarity import similarity
-from lms_geometry.registration.solvers import Trace
+from lms_geometry.registration.search import Found
+from lms_geometry.registration.verdict import judge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +51,10 @@ class Registration:
 
     matrix: Tensor
     score: Tensor
+    good: Tensor
+    overlap: Tensor
+    start: tuple[str, ...]
+    not_tried: tuple[str, ...]
     converged: Tensor
     loss: Tensor
     displacement: Tensor
@@ -144,18 +147,25 @@ class Registration:
         return plotting.draw_registration(source, target, warped, self.path[:, index])
 
 
-def make_registration(source: Tensor, target: Tensor, problem: Problem, trace: Trace) -> Registration:
-    """The result for images as they were given: the trace's parameters as matrices in pixels, and the score."""
-    dsize = problem.dsize
-    count, batch = trace.path.shape[:2]
-    motions = motion_matrix(problem.motion, trace.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
-    normalised = problem.start @ motions
-    from_target = normalisation(problem.source).inverse() @ normalised @ normalisation(problem.target)
+def make_registration(source: Tensor, target: Tensor, problem: Problem, found: Found) -> Registration:
+    """The result for images as they were given: matrices in pixels, the score, and the verdict."""
+    dsize = target.shape[-2], target.shape[-1]
+    from_target = normalisation(source).inverse() @ found.path @ normalisation(target)
     to_target = torch.linalg.inv_ex(from_target).inverse  # an error would end the batch for one image that diverged
     to_target = to_target / to_target[..., 2:, 2:]
     displacement = corner_error(from_target[1:], from_target[:-1], dsize)
-
-    mask = torch.ones_like(problem.source[:, :1]) if problem.source_mask is None else problem.source_mask
-    weight = problem.target_mask * homography_warp(mask, normalised[-1], dsize)
-    score = similarity(homography_warp(problem.source, normalised[-1], dsize), problem.target, weight).nan_to_num(0.0)
-    return Registration(to_target[-1], score, trace.converged, trace.loss, displacement, to_target, source, target)
+    judged = judge(problem, found.path[-1])
+    return Registration(
+        to_target[-1],
+        judged.score,
+        judged.good,
+        judged.overlap,
+        found.start,
+        found.not_tried,
+        found.converged,
+        found.loss,
+        displacement,
+        to_target,
+        source,
+        target,
+    )

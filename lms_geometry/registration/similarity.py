@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Loss = Literal["squared", "huber"]
+Loss = Literal["squared", "huber", "structure"]
 
 # The residual at which Huber's loss turns linear, in medians of the residuals' size.
 _DELTA = 1.5
 # The smallest median that is believed, in standard deviations of the target. A smaller one means that the images match
 # well, not that all larger residuals are outliers.
 _SMALLEST_MEDIAN = 0.04
-# The smallest and the largest gain that is fitted.
+# The smallest and the largest size of a gain that is fitted. A gain below 0 inverts the contrast.
 _GAINS = (0.2, 5.0)
 # The share of an image's mean square below which its variance may be rounding: such an image is blank.
 _LEAST_CONTRAST = 1e-8
@@ -77,7 +77,7 @@ def residual(
     size = difference.square().mean(2, keepdim=True)
     variance = _covariance(target, target, target_weight)
     weight = valid_weight
-    if loss == "huber":
+    if loss != "squared":
         if delta is None:
             delta = _DELTA * _robust_scale(size.detach().sqrt(), valid_weight, variance)
         size, weight = _huber(size, delta[..., None, None, None], valid_weight)
@@ -96,7 +96,8 @@ def gain_and_bias(warped: Tensor, target: Tensor, weight: Tensor) -> tuple[Tenso
     mean_warped, mean_target = (weighted_mean(image, weight).mean(2, keepdim=True) for image in (warped, target))
     covariance = weighted_mean((warped - mean_warped) * (target - mean_target), weight).mean(2, keepdim=True)
     variance = weighted_mean((warped - mean_warped).square(), weight).mean(2, keepdim=True)
-    gain = (covariance / (variance + _rounding(warped, weight))).clamp(*_GAINS)
+    gain = covariance / (variance + _rounding(warped, weight))
+    gain = torch.where(gain < 0, -1.0, 1.0) * gain.abs().clamp(*_GAINS)
     return gain, mean_target - gain * mean_warped
 
 

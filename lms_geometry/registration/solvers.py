@@ -110,11 +110,13 @@ class Trace(NamedTuple):
         path: the parameters before each step and after the last, ``(steps + 1, B, P)``.
         loss: the loss before each step, ``(steps, B)``.
         converged: whether each image has converged, ``(B)``.
+        start: the number of the rotation that each image's way began with, ``(B)``; 0 is none.
     """
 
     path: Tensor
     loss: Tensor
     converged: Tensor
+    start: Tensor
 
 
 def _check_sampler(sampler: object, wanted: str) -> None:
