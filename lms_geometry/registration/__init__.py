@@ -119,7 +119,9 @@ def register(
         )
 
     with torch.no_grad(), no_autocast(source.device):
-        problem = make_problem(source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss)
+        problem = make_problem(
+            source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss
+        )
         if max_size is not None:
             problem = problem.shrunk(max_size, max_size)
         steps = _count_steps(solver.steps, progress)

@@ -15,7 +15,12 @@ from lms_geometry.registration.similarity import Loss
 
 def check_positive(name: str, value: object, most: float = math.inf) -> None:
     """Raise unless ``value`` is a finite number above 0 and at most ``most``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 < value <= most:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not 0 < value <= most
+    ):
         limit = "" if most == math.inf else f" and at most {most}"
         raise ValueError(f"{name} must be a finite number above 0{limit}, got {value!r}")
 

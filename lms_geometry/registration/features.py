@@ -26,6 +26,8 @@ _RATIO = 0.8
 _NEAR = 3.0
 # The number of agreeing matches below which the tilted views are tried, and the least that make a start.
 _ENOUGH, _LEAST = 30, 7
+# The most features of an image, and of each of its tilted views.
+_MOST, _MOST_TILTED = 6000, 300
 # The tilts of ASIFT: views compressed by up to sqrt(2) to this power.
 _TILTS = 5
 
@@ -101,12 +103,14 @@ class _Views:
             mask = None if mask is None else _shrunk(mask, _TILTED_LONGEST)
         pixels = grey[0, 0].round().to(torch.uint8).cpu().numpy()
         valid = None if mask is None else (255 * (mask[0, 0] > 0.5)).to(torch.uint8).cpu().numpy()
-        detector = self.cv2.SIFT_create(1500 if tilts else 8000)
+        detector = self.cv2.SIFT_create(_MOST_TILTED if tilts else _MOST)
         if tilts:
             detector = self.cv2.AffineFeature_create(detector, tilts)
         found, descriptors = detector.detectAndCompute(pixels, valid)
         if descriptors is None or len(found) < 4:
             return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
+        strongest = np.argsort([-point.response for point in found], kind="stable")[:_MOST]
+        found, descriptors = [found[index] for index in strongest], descriptors[strongest]
         descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-9))
         factor = np.array([self.size[1] / pixels.shape[1], self.size[0] / pixels.shape[0]])
         return (self.cv2.KeyPoint_convert(found) + 0.5) * factor - 0.5, descriptors
@@ -119,9 +123,8 @@ def _agree(cv2: ModuleType, source: tuple[Any, Any], target: tuple[Any, Any], mo
     (source_points, source_descriptors), (target_points, target_descriptors) = source, target
     if min(len(source_points), len(target_points)) < 4:
         return None, 0
-    pairs = cv2.BFMatcher().knnMatch(source_descriptors, target_descriptors, 2)
-    kept = [first for first, second in pairs if first.distance < _RATIO * second.distance]
-    matches = np.array([(*source_points[m.queryIdx], *target_points[m.trainIdx]) for m in kept]).reshape(-1, 4)
+    nearest, kept = _nearest(torch.from_numpy(source_descriptors), torch.from_numpy(target_descriptors))
+    matches = np.concatenate((source_points[kept], target_points[nearest[kept]]), 1)
     matches = matches[np.unique(matches.round(), axis=0, return_index=True)[1]]  # one match a place
     if len(matches) < 5:
         return None, 0
@@ -138,6 +141,14 @@ def _agree(cv2: ModuleType, source: tuple[Any, Any], target: tuple[Any, Any], mo
     if matrix is None or not np.isfinite(matrix).all() or np.linalg.det(matrix) <= 0:
         return None, 0
     return matrix.astype(np.float64), int(agreeing.sum())
+
+
+def _nearest(first: Tensor, second: Tensor) -> tuple[Any, Any]:
+    """The number of each first descriptor's nearest second one, and which are much nearer than the next."""
+    found = [(part @ second.T).topk(2, 1) for part in first.split(1000)]  # of unit length: the product tells distances
+    squared = 2 - 2 * torch.cat([values for values, _ in found])
+    kept = squared[:, 0] < _RATIO**2 * squared[:, 1]
+    return torch.cat([places[:, 0] for _, places in found]).numpy(), kept.numpy()
 
 
 def _shrunk(image: Tensor, longest: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project
-from lms_geometry.registration.motion import motion_derivative, motion_matrix, rotated_starts
+from lms_geometry.registration.motion import PARAMETERS, motion_derivative, motion_matrix, rotated_starts
 from lms_geometry.registration.problem import FULLY_VALID, Problem
 from lms_geometry.registration.reading import is_inside, value_and_slope
 from lms_geometry.registration.schedule import Annealed, Stage
@@ -129,6 +129,12 @@ def _finish(
     converged = torch.ones(batch, dtype=torch.bool, device=parameters.device)
     converged[rows] = False
     return path, losses, converged
+
+
+def loss_at(problem: Problem) -> Tensor:
+    """The loss at the problem's start, ``(B)``."""
+    none = problem.source.new_zeros(len(problem.source), 1, len(PARAMETERS[problem.motion]))
+    return _compare(problem, none, "bilinear", None).residual.loss[:, 0]
 
 
 class _Equations(NamedTuple):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.registration.checks import check_count, check_positive
+from lms_geometry.registration.motion import motion_matrix
+from lms_geometry.registration.problem import Problem
 from lms_geometry.registration.schedule import SEARCH, Annealed, Stage
 
 # A function that warps: the source, normalised target-to-source homographies, the target's size, the step's number.
@@ -117,6 +119,11 @@ class Trace(NamedTuple):
     loss: Tensor
     converged: Tensor
     start: Tensor
+
+    def matrices(self, problem: Problem) -> Tensor:
+        """The path as matrices from target to source in normalised coordinates, ``(steps + 1, B, 3, 3)``."""
+        motions = motion_matrix(problem.motion, self.path.flatten(0, 1), problem.dsize)
+        return problem.start @ motions.unflatten(0, self.path.shape[:2])
 
 
 def _check_sampler(sampler: object, wanted: str) -> None:
