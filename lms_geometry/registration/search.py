@@ -94,10 +94,10 @@ def find(
     rotations = solver.starts or (_ROTATIONS if "turns" in names else 1)
     large = max(full.dsize) > SEARCHED
     everything = torch.arange(len(full.source), device=full.source.device)
-    if descends:
+    if descends and not large:
+        search.descend(rotations, steps, everything)
+    if given or (large and descends):
         search.stand("init" if given else "resize", full.start, everything)
-        if not large:
-            search.descend(rotations, steps, everything)
     # Matched features are the quickest way where images are large, descents where they are small. The slower way is
     # gone where the quicker one is not sure of its result.
     ways = ("features", "descent", "phase") if large else ("phase", "features")
@@ -254,11 +254,6 @@ def working(problem: Problem, longest: int) -> Problem:
 def _best(values: Tensor) -> Tensor:
     """The number of the first candidate that agrees as well as the best, ``(B)``.
 
-    The first candidate is the plain start itself, the second where the search led from it: that one goes on if it
-    agrees no less.
+    The plainest come first.
     """
-    first = (values >= values.amax(0) - _TIE).to(values).argmax(0)
-    if len(values) > 1:
-        searched = (first == 0) & (values[1] >= values[0] - 1e-3)
-        first = torch.where(searched, 1, first)
-    return first
+    return (values >= values.amax(0) - _TIE).to(values).argmax(0)
