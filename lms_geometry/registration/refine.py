@@ -19,12 +19,12 @@ from lms_geometry.registration.problem import FULLY_VALID, Problem
 
 # The longer side of the first level in pixels. Each level is at most this many times larger than the one before.
 _FIRST, _FACTOR = 256, 3.0
-# The side of a tile in pixels, and the largest number of tiles.
-_TILE, _MOST_TILES = 32, 100
+# The largest and the smallest side of a tile in pixels, how many lie along a small image, and the most there are.
+_TILE, _SMALLEST_TILE, _TILES_ALONG, _MOST_TILES = 32, 12, 8, 100
 # The pixels around a tile that its blur and its slopes see.
 _MARGIN = 4
 # The most steps at a level. It ends early when the corners move by less than this many of its pixels.
-_STEPS, _STILL = 12, 0.002
+_STEPS, _STILL = 16, 0.002
 # The residual, in medians of all residuals' size, at which a pixel has a quarter of its weight.
 _OUTLIER = 4.0
 _DAMPING = 1e-4
@@ -139,7 +139,7 @@ def _make_level(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor
     h, w = target.shape[-2:]
     if min(h, w) < _TILE // 2 or min(source.shape[-2:]) < 8:
         return None
-    tile = min(_TILE, h, w)
+    tile = min(max(round(max(h, w) / _TILES_ALONG), _SMALLEST_TILE), _TILE, h, w)
     corner = _choose_tiles(target, mask, tile, matrix)
     if len(corner) == 0:
         return None
@@ -215,7 +215,7 @@ def _normalised(warped: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, 
     share = valid.mean((1, 2, 3), keepdim=True)
     sign = 1.0 if float((correlation * share).sum()) >= 0 else -1.0
     agreeing = (sign * correlation).clamp_min(0)
-    quality = float((agreeing * share).mean())
+    quality = float((agreeing * share).sum() / share.sum().clamp_min(1e-6))
     # The tile at the target's contrast and mean; a gain below its correlation would pull towards blur.
     matched = sign * centred / (deviation + tiny) * wanted_deviation + wanted_mean
     return matched, agreeing * (share > 0.25), quality

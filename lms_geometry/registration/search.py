@@ -21,6 +21,8 @@ from lms_geometry.registration.starts import edges, feature_starts, phase_starts
 
 # The longer side of the target, in pixels, at which starts are searched from, and at which results are compared.
 SEARCHED, COMPARED = 128, 256
+# The longer side of the target up to which the search is all there is: a finish has too little to go by.
+_UNFINISHED = 48
 # Of two starts that agree this nearly as well, the plainer one goes on.
 _TIE = 0.02
 # The agreement above which no further start is sought.
@@ -175,7 +177,7 @@ class _Search:
         last, still = [], []
         for row, index in enumerate(chosen):
             matrix, converged = self.candidates[index].path[-1, row], bool(self.candidates[index].converged[row])
-            if max(self.full.dsize) > SEARCHED:
+            if max(self.full.dsize) > _UNFINISHED:
                 chosen[row], matrix, converged = self._finish(values[:, row], row)
             last.append(matrix)
             still.append(converged)
