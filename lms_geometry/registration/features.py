@@ -1,12 +1,12 @@
 """Starts from matched features: OpenCV's SIFT and its robust estimator MAGSAC, which come with an extra.
 
-SIFT finds what viewpoint, zoom, light and hidden parts leave of a scene, in the time that a few Gauss-Newton steps
-take. Where too few of its matches agree, the images are seen from tilted viewpoints as well (Morel and Yu, ASIFT, 2009).
+SIFT finds what viewpoint, zoom, light and hidden parts leave of a scene, in less time than a search takes. Where too
+few of its matches agree, the images are seen from tilted viewpoints as well (Morel and Yu, ASIFT, 2009).
 """
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F

@@ -22,7 +22,7 @@ from lms_geometry.projection import project
 from lms_geometry.registration.motion import PARAMETERS, motion_derivative, motion_matrix, rotated_starts
 from lms_geometry.registration.problem import FULLY_VALID, Problem
 from lms_geometry.registration.reading import is_inside, value_and_slope
-from lms_geometry.registration.schedule import Annealed, Stage
+from lms_geometry.registration.schedule import Annealed
 from lms_geometry.registration.similarity import Residual, contrast, residual
 from lms_geometry.registration.solvers import GaussNewton, Trace
 

@@ -75,7 +75,7 @@ def _given(motion: Motion, parameters: Tensor) -> dict[str, Tensor]:
 
 
 def _factors(motion: Motion, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rotation with the translation, the scales with the shear, and the perspective, whose product is the motion."""
+    """The rotation with translation, the scales with the shear, and the perspective: their product is the motion."""
     zero, one = torch.zeros_like(parameters[:, 0]), torch.ones_like(parameters[:, 0])
     given = _given(motion, parameters)
     x, y, angle, shear = (given.get(name, zero) for name in ("x", "y", "angle", "shear"))

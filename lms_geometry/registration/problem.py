@@ -69,7 +69,7 @@ class Problem:
         )
 
     def normalised(self) -> "Problem":
-        """The same problem, with images whose unit, whose offset, and whose contrast if a gain is fitted, do not matter.
+        """The same problem on images whose unit, offset and, if a gain is fitted, contrast do not matter.
 
         The target's contrast becomes about 1. With a source mask, wide samples read zeros outside the source. Its mean
         becomes 0, so that these zeros make no edge. A fitted gain has bounds. The source takes the target's contrast,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lms_geometry.registration.motion import PARAMETERS, Motion, motion_derivative, motion_matrix
+from lms_geometry.registration.motion import PARAMETERS, motion_derivative, motion_matrix
 from lms_geometry.registration.problem import FULLY_VALID, Problem
 
 # The longer side of the first level in pixels. Each level is at most this many times larger than the one before.
@@ -128,7 +128,9 @@ def _make_level(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor
     """The pair at a longer side of the target of ``size`` pixels, or fewer if the source is coarser than that."""
     height, width = target.shape[-2:]
     # How many source pixels a target pixel at the level covers, at the centre of the target's corners in the source.
-    per_target = _source_pixels(matrix, source.shape[-2:], (height, width)) * max(height, width) / size
+    per_target = (
+        _source_pixels(matrix, (source.shape[-2], source.shape[-1]), (height, width)) * max(height, width) / size
+    )
     if per_target < 0.8:
         size = max(64, round(size * max(per_target, 0.1) / 0.8))
         per_target = 0.8

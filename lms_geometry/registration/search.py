@@ -120,8 +120,8 @@ class _Search:
     def __init__(self, full: Problem, solver: GaussNewton, given: bool, generator: torch.Generator | None) -> None:
         small = working(full, SEARCHED)
         if full.loss == "structure":
-            images = {"source": edges(small.source), "target": edges(small.target)}
-            small = replace(small, **images, loss="huber", fit_gain_bias=True)
+            source, target = edges(small.source), edges(small.target)
+            small = replace(small, source=source, target=target, loss="huber", fit_gain_bias=True)
         self.full, self.small, self.compared = full, small.normalised(), working(full, COMPARED)
         self.solver, self.given, self.generator = solver, given, generator
         self.candidates: list[_Candidate] = []

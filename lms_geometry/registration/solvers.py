@@ -30,8 +30,8 @@ class GaussNewton:
 
     Args:
         steps: the largest number of steps.
-        starts: the number of starts, 1 to 8: the first of the rotations by 0, 45, -45, 90, -90, 135, -135 and 180
-            degrees. ``None`` means 5, or 1 if ``register`` is given an ``init``. A translation always has one.
+        starts: the number of rotations that the search begins with, 1 to 8: the first of 0, 45, -45, 90, -90, 135, -135
+            and 180 degrees. ``None`` means 5, or 1 without the start ``"turns"``. A translation always has one.
         sampler: how the source is read: :class:`Annealed` settings; a :class:`LinearizedSampling`, which stays as it
             is; or, for comparison, ``"bilinear"``, whose slopes are those of ``grid_sample``.
         damping: the share of the diagonal of the normal equations' matrix that is added to it. In the finish it is

@@ -17,7 +17,7 @@ _PHASE_SIDE, _SMALLEST_PHASE = 96, 40
 
 
 def warp(problem: Problem, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The source through matrices ``(B, 3, 3)``, without aliasing, and the weight of the pixels at which both are valid.
+    """The source through matrices ``(B, 3, 3)``, without aliasing, and the weight of the pixels where both are valid.
 
     What counts is the overlap, whatever the loss takes the outside for.
     """
@@ -77,11 +77,9 @@ def feature_starts(problem: Problem, rows: Tensor) -> tuple[Tensor, Tensor, str 
     if features.opencv() is None:
         return matrices, found, f"features: {features.MISSING}"
     for row in rows.tolist():
-        masks = [None if m is None else m[row] for m in (problem.source_mask, problem.target_mask)]
-        plain = [None if m is None or bool((m > FULLY_VALID).all()) else m for m in masks]
-        matrix = features.match(
-            problem.source[row], problem.target[row], *plain, problem.motion, problem.loss == "structure"
-        )
+        source_mask, target_mask = (_hiding(mask, row) for mask in (problem.source_mask, problem.target_mask))
+        images = problem.source[row], problem.target[row]
+        matrix = features.match(*images, source_mask, target_mask, problem.motion, problem.loss == "structure")
         if matrix is not None:
             to_source = normalisation(problem.source)[0].double().cpu() @ torch.linalg.inv(matrix)
             normalised = to_source @ normalisation(problem.target)[0].double().cpu().inverse()
@@ -90,8 +88,13 @@ def feature_starts(problem: Problem, rows: Tensor) -> tuple[Tensor, Tensor, str 
     return nearest_in(problem.motion, matrices, problem.start, problem.dsize), found, None
 
 
+def _hiding(mask: Tensor | None, row: int) -> Tensor | None:
+    """The mask of a pair, if it hides anything."""
+    return None if mask is None or bool((mask[row] > FULLY_VALID).all()) else mask[row]
+
+
 def edges(image: Tensor) -> Tensor:
-    """How strong the edges are, ``(B, 1, h, w)``, which a change of sensor, of sign or of turn leaves about as it is."""
+    """How strong edges are, ``(B, 1, h, w)``, which another sensor, sign or turn leaves about as it is."""
     grey = image.mean(1, keepdim=True)
     x = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0))
     y = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
