@@ -24,7 +24,7 @@ def test_it_is_1_for_equal_images_in_any_light_and_unit_and_low_for_others():
     photo = _photo()
     vignette = 1 - 0.5 * torch.linspace(-1, 1, 75).square()
     assert _agree(photo, photo) == pytest.approx(1, abs=1e-3)
-    assert _agree(photo, 0.4 * photo * vignette + 7) > 0.97
+    assert _agree(photo, 0.4 * photo * vignette + 7) > 0.9
     assert _agree(photo, 1 - photo) == pytest.approx(1, abs=1e-3)  # a negative
     for unit in (255.0, 1e-5, 1e-10):
         assert _agree(unit * photo, unit * photo) == pytest.approx(1, abs=1e-3)

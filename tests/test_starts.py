@@ -31,7 +31,7 @@ def _seen(photo, angle, scale, shift, perspective=(0.0, 0.0)):
     ("start", "angle", "scale", "shift", "limit"),
     [
         ("features", 70, 0.8, (30, -20), 0.2),
-        ("phase", 23, 0.9, (35, -20), 0.2),
+        ("phase", 23, 0.7, (12, -8), 0.2),
         ("turns", 80, 0.85, (4, 3), 0.2),
         ("resize", 5, 0.75, (3, 2), 0.2),
     ],
@@ -129,7 +129,14 @@ def test_units_of_any_size_give_the_same_result(unit, solver):
 def test_the_scale_of_an_initial_homography_means_nothing():
     source = draw_scene(DSIZE)
     first, second = (
-        register(source, source, "homography", init=scale * torch.eye(3)[None], solver=GaussNewton(steps=4)).matrix
+        register(
+            source,
+            source,
+            "homography",
+            GaussNewton(steps=4),
+            init=scale * torch.eye(3)[None],
+            generator=torch.Generator().manual_seed(0),
+        ).matrix
         for scale in (1.0, 1e-38)
     )
     assert first.isfinite().all()

@@ -34,7 +34,7 @@ _LEAST_DAMPING = 1e-5
 _LONGEST_STEP = 0.2
 
 # Losses that differ by less than this share of the target's variance are equal.
-_TIE = 1e-3
+TIE = 1e-3
 
 _Sampler = LinearizedSampling | Literal["bilinear"]
 
@@ -75,7 +75,7 @@ def descend(
         if parameters.shape[1] > stage.kept:
             loss = _compare(level, parameters, _sampler(solver, step / solver.steps), generator).residual.loss
             # Of equally good starts the unturned one goes on. A square looks like itself after a quarter of a turn.
-            tie = _TIE * contrast(level.target[:, None], level.target_mask[:, None]).flatten()
+            tie = TIE * contrast(level.target[:, None], level.target_mask[:, None]).flatten()
             loss = loss - tie[:, None] * (rotation == 0)
             best = loss.topk(stage.kept, 1, largest=False, sorted=True).indices
             rotation = rotation.gather(1, best)

@@ -145,8 +145,14 @@ class _Search:
         problem = self.small.take(rows)
         trace = gauss_newton.descend(problem, self.solver, rotations, steps, self.generator)
         plain = "init" if self.given else "resize"
-        names = [plain if start == 0 else "turns" for start in trace.start.tolist()]
-        self._add(names, trace.matrices(problem), trace.loss, trace.converged, rows)
+        path, loss, start = trace.matrices(problem), trace.loss, trace.start
+        # A square looks like itself after a quarter of a turn: if no turn is needed, none is returned.
+        unmoved = gauss_newton.loss_at(problem)
+        needless = (start != 0) & (unmoved <= loss[-1] + gauss_newton.TIE)
+        path = torch.where(needless[:, None, None], problem.start, path)
+        loss, start = torch.where(needless, unmoved, loss), start.masked_fill(needless, 0)
+        names = [plain if rotation == 0 else "turns" for rotation in start.tolist()]
+        self._add(names, path, loss, trace.converged, rows)
 
     def from_images(self, way: str, rows: Tensor) -> None:
         """Add the starts by matched features or by phase, and where Gauss-Newton steps lead from them."""
