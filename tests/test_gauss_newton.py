@@ -45,7 +45,8 @@ def test_the_normal_equations_are_those_of_the_residuals_jacobian(motion, fit_ga
             columns = jacobian
             if fit_gain_bias:
                 ones = torch.stack((value, torch.ones_like(value)), 1)
-                gain, bias = torch.linalg.lstsq(ones, target[:, None]).solution[:, 0].clamp(min=0.2)
+                gain, bias = torch.linalg.lstsq(ones, target[:, None]).solution[:, 0]
+                gain = gain.sign() * gain.abs().clamp(min=0.2)  # a negative one inverts the contrast
                 bias = (target - gain * value).mean()
                 columns = torch.cat((gain * jacobian, ones), 1)
             difference = gain * value + bias - target

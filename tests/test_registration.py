@@ -200,7 +200,7 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
         (lambda: register(A[:, :, :0], D), ValueError, r"source must not be empty, got \(2, 3, 0, 18\)"),
         (lambda: register(A * torch.nan, D), ValueError, "source must be finite"),
         (lambda: register(A, D * 1e25), ValueError, "target must be at most 1e\\+15 in size, got .*e\\+2"),
-        (lambda: register(A, D, "rigid"), ValueError, "motion must be one of .* got 'rigid'"),
+        (lambda: register(A, D, "elastic"), ValueError, "motion must be one of .* got 'elastic'"),
         (lambda: register(A, D, "affine", "adam"), TypeError, "solver must be a GaussNewton or an Adam.* got 'adam'"),
         (lambda: register(A, D, solver=GaussNewton), TypeError, r"such as GaussNewton\(\), got <class"),
         (lambda: register(A, D, init=torch.eye(3)), ValueError, r"init must have shape \(B, 3, 3\), got \(3, 3\)"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lms_geometry.registration.similarity import gain_and_bias, residual, similarity
+from lms_geometry.registration.similarity import gain_and_bias, residual
 
 
 def test_what_is_hidden_by_the_masks_counts_with_the_targets_variance():
@@ -27,49 +27,9 @@ def test_hubers_loss_is_squared_near_zero_and_linear_far_away():
     torch.testing.assert_close(found.weight.flatten(), torch.tensor([1.0, 1.0, 0.25]))
 
 
-def test_the_score_is_that_of_correlation_and_ignores_light_and_a_hidden_patch():
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 20, 20, generator=generator)
-    valid = torch.ones(1, 1, 20, 20)
-    assert similarity(image, 0.5 * image + 0.3, valid).item() > 0.999
-    hidden = image.clone()
-    hidden[..., :8, :8] = 1
-    assert similarity(image, hidden, valid).item() > 0.95
-    assert similarity(image, torch.rand(1, 3, 20, 20, generator=generator), valid).item() < 0.3
-    assert similarity(image, image, valid * 0).item() == 0
-
-
-def test_a_tint_that_two_images_share_does_not_raise_the_score():
-    generator = torch.Generator().manual_seed(0)
-    tint, valid = torch.tensor([0.9, 0.3, 0.2]).view(1, 3, 1, 1), torch.ones(1, 1, 20, 20)
-    first, second = (tint + 0.1 * torch.randn(1, 1, 20, 20, generator=generator) for _ in range(2))
-    assert similarity(first, second, valid).item() < 0.5
-    assert similarity(first, first, valid).item() > 0.99
-
-
-def test_the_score_and_the_gain_do_not_depend_on_the_units_of_the_images():
+def test_the_gain_does_not_depend_on_the_units_of_the_images():
     generator = torch.Generator().manual_seed(0)
     image, valid = torch.rand(1, 3, 20, 20, generator=generator), torch.ones(1, 1, 20, 20)
     for unit in (255.0, 0.01, 1e-4, 1e-6):
-        assert similarity(unit * image, unit * image, valid).item() == pytest.approx(1, abs=1e-3)
         gain, _ = gain_and_bias(unit * image[:, None], 2 * unit * image[:, None], valid[:, None])
         assert gain.item() == pytest.approx(2, abs=1e-3)
-
-
-def test_the_robust_scale_does_not_depend_on_the_units_nor_on_how_much_all_pixels_weigh():
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 20, 20, generator=generator)
-    hidden = image.clone()
-    hidden[..., :8, :8] = 1
-    expected = similarity(image, hidden, torch.ones(1, 1, 20, 20))
-    for unit in (1.0, 255.0):
-        for weight in (0.6, 0.3):
-            found = similarity(unit * image, unit * hidden, torch.full((1, 1, 20, 20), weight))
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("level", [0.0, 1e-3, 0.3, 1.0, 255.0])
-def test_blank_images_have_a_low_score(level):
-    blank, image = torch.full((1, 3, 20, 20), level), torch.rand(1, 3, 20, 20)
-    for pair in ((blank, blank), (blank, image), (image, blank)):
-        assert 0 <= similarity(*pair, torch.ones(1, 1, 20, 20)).item() < 0.01

@@ -1,23 +1,29 @@
-"""Image registration through a linearized warp: by Gauss-Newton steps from several starts, or by Adam."""
+"""Image registration: starts from the images themselves, a search through a linearized warp, a finish at full size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
-from lms_geometry.registration import adam, gauss_newton
-from lms_geometry.registration.checks import check_choices, check_images, check_init, check_mask
+from lms_geometry.registration import search
+from lms_geometry.registration.checks import (
+    check_choices,
+    check_images,
+    check_init,
+    check_mask,
+    check_max_size,
+    check_starts,
+)
 from lms_geometry.registration.motion import Motion
 from lms_geometry.registration.problem import make_problem
 from lms_geometry.registration.result import Registration, make_registration
 from lms_geometry.registration.schedule import Annealed, Stage
 from lms_geometry.registration.similarity import Loss
 from lms_geometry.registration.solvers import Adam, GaussNewton
+from lms_geometry.registration.starts import START_NAMES
 
 __all__ = ["Adam", "Annealed", "GaussNewton", "Registration", "Stage", "register"]
-
-_DEFAULT_STARTS = 5
 
 
 def register(
@@ -27,11 +33,13 @@ def register(
     solver: GaussNewton | Adam = GaussNewton(),
     *,
     init: Tensor | None = None,
+    starts: Sequence[str] | None = None,
     loss: Loss = "squared",
     fit_gain_bias: bool = False,
     overlap_only: bool = False,
     source_mask: Tensor | None = None,
     target_mask: Tensor | None = None,
+    max_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Registration:
@@ -41,8 +49,10 @@ def register(
     over many output pixels and are drawn in. Then the intercept is dropped, so that the value is the exact bilinear one
     and the loss is 0 at the truth.
 
-    :class:`GaussNewton` takes Gauss-Newton steps from several starts, rotated about the target's centre, until each
-    image has converged. :class:`Adam` is the paper's descent (section 6.4) from one start.
+    :class:`GaussNewton` takes Gauss-Newton steps from several starts. Starts of every kind are compared on small images
+    by the agreement of the images' gradients over their overlap, and the best is finished at full size, with steps on
+    tiles that show structure. No finish is believed that agrees less than its start. :class:`Adam` is the paper's
+    descent (section 6.4) from one start.
 
     Convention:
         - the result maps **source to target** in **pixels** with centres at integers: kornia's ``M``
@@ -55,14 +65,22 @@ def register(
         source: images to warp, shape :math:`(B, C, H, W)`.
         target: images to warp them onto, shape :math:`(B, C, h, w)`, of any size. Either batch may be 1. Either C may
             be 1, grey; then the mean of the other's channels is compared with it.
-        motion: ``"translation"`` | ``"similarity"`` (rotation, scale, translation) | ``"anisotropic"`` (a scale per
-            axis) | ``"affine"`` | ``"homography"``.
+        motion: ``"translation"`` | ``"rigid"`` (rotation, translation) | ``"similarity"`` (rotation, scale,
+            translation) | ``"anisotropic"`` (a scale per axis) | ``"affine"`` | ``"homography"``.
         solver: a :class:`GaussNewton` or an :class:`Adam`, which hold their own settings.
         init: where to start, source to target in pixels, shape :math:`(B, 3, 3)`, where B may be 1. If ``None``, the
             plain resize that lays the whole source on the whole target. A translation or similarity cannot undo a
             change of proportions: where those of the images differ by more than rounding, it starts from a source of
             the target's area with its proportions kept, centre on centre. A translation keeps the scale it starts from.
-        loss: ``"squared"``, or ``"huber"``, on which parts that are hidden in one of the images have less pull.
+            A rigid motion lays pixels on pixels of the same size, centre on centre, and keeps the scale of an ``init``.
+        starts: the kinds of starts, a tuple with any of ``"resize"``, the plain one; ``"turns"``, the same turned about
+            the target's centre; ``"phase"``, turn, scale and shift by phase correlation; ``"features"``, matched SIFT
+            features, which need OpenCV (``lms_geometry[features]``). ``None`` stands for all, or for ``init`` alone if
+            that is given. What is not needed or cannot be tried is left out: see ``Registration.not_tried``. Of starts
+            that agree about as well, the plainer one wins.
+        loss: ``"squared"``; ``"huber"``, on which parts that are hidden in one of the images have less pull; or
+            ``"structure"``, for images of two sensors, or two stains, whose brightness cannot be compared: it compares
+            where edges are and which way they run, whichever of their sides is the brighter one.
         fit_gain_bias: whether a gain and a bias of each source are fitted, for images that differ in brightness and
             contrast.
         overlap_only: whether pixels that read outside the source are left out of the comparison, as between photos
@@ -71,6 +89,8 @@ def register(
         source_mask: 1 where the source is valid and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. A pixel
             that reads at most 0.99 of it is left out. Implies ``overlap_only``. Hidden pixels may have any values.
         target_mask: the weight of the target's pixels, from 0 to 1, shape :math:`(B, 1, h, w)`, where B may be 1.
+        max_size: the longest side, in pixels, of the images that are worked on. Larger ones are shrunk first. The
+            matrix is that of the images as they were given. ``None``: the finish sees them at full size.
         generator: source of randomness; torch's global one if ``None``.
         progress: whether to show a progress bar; needs tqdm, which comes with ``lms_geometry[cli]``.
 
@@ -96,6 +116,8 @@ def register(
         raise TypeError(f"solver must be a GaussNewton or an Adam, such as GaussNewton(), got {solver!r}")
     check_images(source, target)
     check_choices(motion, loss, fit_gain_bias, overlap_only)
+    check_starts(starts, START_NAMES, init is not None, isinstance(solver, Adam))
+    check_max_size(max_size)
     batch = max(source.shape[0], target.shape[0])
     if init is not None:
         check_init(init, source, batch)
@@ -109,15 +131,18 @@ def register(
         )
 
     with torch.no_grad(), no_autocast(source.device):
-        given = make_problem(source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss)
-        problem = given.normalised()
+        problem = make_problem(
+            source, target, init, motion, source_mask, target_mask, overlap_only, fit_gain_bias, loss
+        )
+        if max_size is not None:
+            problem = problem.shrunk(max_size, max_size)
         steps = _count_steps(solver.steps, progress)
-        if isinstance(solver, Adam):  # a function as sampler may compare the images it is given with others of its own
-            trace = adam.descend(given if callable(solver.sampler) else problem, solver, steps, generator)
+        if isinstance(solver, Adam):
+            found = search.by_adam(problem, solver, init is not None, steps, generator)
         else:
-            starts = solver.starts or (_DEFAULT_STARTS if init is None else 1)
-            trace = gauss_newton.descend(problem, solver, starts, steps, generator)
-        return make_registration(source, target, problem, trace)
+            names = starts if starts is not None else (() if init is not None else START_NAMES)
+            found = search.find(problem, solver, names, init is not None, steps, generator)
+        return make_registration(source, target, problem, found)
 
 
 def _count_steps(steps: int, progress: bool) -> Iterator[int]:

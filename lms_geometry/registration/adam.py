@@ -34,10 +34,13 @@ def descend(problem: Problem, solver: Adam, steps: Iterable[int], generator: tor
             valid_weight = valid_weight * (inside > FULLY_VALID)
         images = warped[:, None], problem.target[:, None]
         weights = valid_weight[:, None], problem.target_mask[:, None]
-        return residual(*images, *weights, problem.fit_gain_bias, problem.loss).loss[:, 0]
+        return residual(*images, *weights, problem.fit_gain_bias, problem.loss).loss[:, 0] / unit
 
+    # Adam's own constants suppose a loss of about 1, whatever the unit of the images.
+    unit = problem.unit().square()
     start = problem.source.new_zeros(len(problem.source), len(PARAMETERS[problem.motion]))
-    return minimise(losses, start, solver.learning_rate, steps)
+    trace = minimise(losses, start, solver.learning_rate, steps)
+    return trace._replace(loss=trace.loss * unit)
 
 
 def minimise(
@@ -63,7 +66,8 @@ def minimise(
             trace.append(loss.detach())
             optimizer.step()
     path.append(parameters.detach())
-    return Trace(torch.stack(path), torch.stack(trace), torch.zeros_like(trace[0], dtype=torch.bool))
+    none = torch.zeros_like(trace[0], dtype=torch.bool)
+    return Trace(torch.stack(path), torch.stack(trace), none, none.long())
 
 
 def _warp(problem: Problem, matrix: Tensor, solver: Adam, step: int, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,6 @@ steps together. The worst are dropped on the way, and an image that has converge
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -20,11 +19,11 @@ from lms_geometry._kornia import create_meshgrid
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 from lms_geometry.projection import project
-from lms_geometry.registration.motion import motion_derivative, motion_matrix, rotated_starts
+from lms_geometry.registration.motion import PARAMETERS, motion_derivative, motion_matrix, rotated_starts
 from lms_geometry.registration.problem import FULLY_VALID, Problem
 from lms_geometry.registration.reading import is_inside, value_and_slope
-from lms_geometry.registration.schedule import Annealed, Stage
-from lms_geometry.registration.similarity import Residual, residual
+from lms_geometry.registration.schedule import Annealed
+from lms_geometry.registration.similarity import Residual, contrast, residual
 from lms_geometry.registration.solvers import GaussNewton, Trace
 
 # The share of the steps from which on annealed samples have no intercept: their value is the exact bilinear one.
@@ -33,6 +32,9 @@ _EXACT_FROM = 0.5
 _LEAST_DAMPING = 1e-5
 # The length of the longest step, over all parameters: half the target's longer side, radians and octaves of scale.
 _LONGEST_STEP = 0.2
+
+# Losses that differ by less than this share of the target's variance are equal.
+TIE = 1e-3
 
 _Sampler = LinearizedSampling | Literal["bilinear"]
 
@@ -56,9 +58,10 @@ def descend(
     parameters = rotated_starts(problem.motion, starts, like=problem.source).expand(len(problem.source), -1, -1)
     path: list[Tensor] = []
     losses: list[Tensor] = []
+    rotation = torch.arange(starts, device=parameters.device).expand(len(problem.source), -1)
     step = 0
     for stage in solver.stages:
-        level = _shrunk(problem, stage)
+        level = problem if stage.longest is None else problem.shrunk(stage.longest, stage.source_ratio * stage.longest)
         for step in islice(steps, round(stage.until * solver.steps) - len(losses)):
             equations = _normal_equations(level, parameters, _sampler(solver, step / solver.steps), generator)
             path.append(parameters)
@@ -71,12 +74,17 @@ def descend(
             parameters = parameters + F.pad(move, (0, parameters.shape[-1] - move.shape[-1]))
         if parameters.shape[1] > stage.kept:
             loss = _compare(level, parameters, _sampler(solver, step / solver.steps), generator).residual.loss
-            best = loss.topk(stage.kept, 1, largest=False, sorted=False).indices
+            # Of equally good starts the unturned one goes on. A square looks like itself after a quarter of a turn.
+            tie = TIE * contrast(level.target[:, None], level.target_mask[:, None]).flatten()
+            loss = loss - tie[:, None] * (rotation == 0)
+            best = loss.topk(stage.kept, 1, largest=False, sorted=True).indices
+            rotation = rotation.gather(1, best)
             parameters, *path = (p.gather(1, repeat(best, "b n -> b n p", p=p.shape[2])) for p in (parameters, *path))
             losses = [loss.gather(1, best) for loss in losses]
     search = [p[:, 0] for p in path], [loss[:, 0] for loss in losses]
     finish_path, finish_losses, converged = _finish(problem, parameters[:, 0], solver, steps, generator)
-    return Trace(torch.stack(search[0] + finish_path), torch.stack(search[1] + finish_losses), converged)
+    path, losses = search[0] + finish_path, search[1] + finish_losses
+    return Trace(torch.stack(path), torch.stack(losses), converged, rotation[:, 0])
 
 
 def _finish(
@@ -121,6 +129,12 @@ def _finish(
     converged = torch.ones(batch, dtype=torch.bool, device=parameters.device)
     converged[rows] = False
     return path, losses, converged
+
+
+def loss_at(problem: Problem) -> Tensor:
+    """The loss at the problem's start, ``(B)``."""
+    none = problem.source.new_zeros(len(problem.source), 1, len(PARAMETERS[problem.motion]))
+    return _compare(problem, none, "bilinear", None).residual.loss[:, 0]
 
 
 class _Equations(NamedTuple):
@@ -266,25 +280,3 @@ def _step(matrix: Tensor, gradient: Tensor, damping: Tensor | float) -> Tensor:
 def _sampler(solver: GaussNewton, share: float) -> _Sampler:
     """The solver's sampler after a share of the steps."""
     return solver.sampler.at(share, _EXACT_FROM) if isinstance(solver.sampler, Annealed) else solver.sampler
-
-
-def _shrunk(problem: Problem, stage: Stage) -> Problem:
-    """The problem at the sizes of a stage."""
-    if stage.longest is None:
-        return problem
-    mask, source_longest = problem.source_mask, round(stage.source_ratio * stage.longest)
-    return replace(
-        problem,
-        source=_shrink(problem.source, source_longest),
-        target=_shrink(problem.target, stage.longest),
-        source_mask=None if mask is None else _shrink(mask, source_longest),
-        target_mask=_shrink(problem.target_mask, stage.longest),
-    )
-
-
-def _shrink(image: Tensor, longest: int) -> Tensor:
-    """The image at a longer side of at most ``longest`` pixels."""
-    scale = longest / max(image.shape[-2:])
-    if scale >= 1:
-        return image
-    return F.interpolate(image, [max(1, round(n * scale)) for n in image.shape[-2:]], mode="area")

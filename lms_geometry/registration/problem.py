@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.projection import pixel_normalisation
@@ -54,11 +55,25 @@ class Problem:
             target_mask=self.target_mask[rows],
         )
 
-    def normalised(self) -> "Problem":
-        """The same problem, with images whose offset, and whose contrast if a gain is fitted, do not matter.
+    def shrunk(self, longest: float, source_longest: float) -> "Problem":
+        """The same problem on images whose longer sides are at most so many pixels.
 
-        With a source mask, wide samples read zeros outside the source. Its mean becomes 0, so that these zeros make no
-        edge. A fitted gain has bounds. The source takes the target's contrast, so that the gain is about 1.
+        Matrices in normalised coordinates are those of the full sizes, however the sizes are rounded.
+        """
+        return replace(
+            self,
+            source=shrink(self.source, source_longest),
+            target=shrink(self.target, longest),
+            source_mask=None if self.source_mask is None else shrink(self.source_mask, source_longest),
+            target_mask=shrink(self.target_mask, longest),
+        )
+
+    def normalised(self) -> "Problem":
+        """The same problem on images whose unit, offset and, if a gain is fitted, contrast do not matter.
+
+        The target's contrast becomes about 1. With a source mask, wide samples read zeros outside the source. Its mean
+        becomes 0, so that these zeros make no edge. A fitted gain has bounds. The source takes the target's contrast,
+        so that the gain is about 1.
         """
         valid = torch.ones_like(self.source[:, :1]) if self.source_mask is None else self.source_mask
         gain, mean = torch.ones_like(self.source[:, :1, :1, :1]), torch.zeros_like(self.source[:, :, :1, :1])
@@ -67,7 +82,15 @@ class Problem:
             gain = (wanted.sqrt() / contrast(self.source[:, None], valid[:, None]).sqrt())[:, 0]
         if self.source_mask is not None:
             mean = weighted_mean(self.source, valid)
-        return replace(self, source=gain * (self.source - mean), target=self.target - mean)
+        unit = self.unit()[:, None, None, None]
+        return replace(self, source=gain * (self.source - mean) / unit, target=(self.target - mean) / unit)
+
+    def unit(self) -> Tensor:
+        """The contrast of the targets, by which images are divided, a power of 2, ``(B)``."""
+        variance = contrast(self.target[:, None], self.target_mask[:, None]).flatten()
+        least = 1e-6 * self.target.abs().amax((1, 2, 3))
+        size = variance.sqrt().maximum(least)
+        return torch.where(size > torch.finfo(size.dtype).tiny * 16, size, 1.0).log2().round().exp2()
 
 
 def make_problem(
@@ -100,7 +123,11 @@ def make_problem(
     if init is None:
         start = _start(motion, source, target)
     else:
-        start = normalisation(source) @ init.detach().to(working).inverse() @ normalisation(target).inverse()
+        # The scale of a homography means nothing. One so small that its inverse overflows is as good as any.
+        init = init.detach().double()
+        init = (init / init.abs().amax((1, 2), keepdim=True)).inverse()
+        start = normalisation(source) @ (init / init.abs().amax((1, 2), keepdim=True)).to(working)
+        start = start @ normalisation(target).inverse()
     for name, image in (("source", source), ("target", target)):
         if not image.isfinite().all():
             raise ValueError(f"{name} must be finite where its mask does not hide it, got NaN or infinity")
@@ -116,12 +143,21 @@ def normalisation(image: Tensor) -> Tensor:
     return pixel_normalisation((image.shape[-2], image.shape[-1]), align_corners=False, like=image)
 
 
+def shrink(image: Tensor, longest: float) -> Tensor:
+    """The image at a longer side of at most ``longest`` pixels."""
+    scale = longest / max(image.shape[-2:])
+    if scale >= 1:
+        return image
+    return F.interpolate(image, [max(1, round(n * scale)) for n in image.shape[-2:]], mode="area")
+
+
 def _start(motion: Motion, source: Tensor, target: Tensor) -> Tensor:
     """The plain resize, or, for a motion that cannot undo a change of proportions, a resize that keeps them."""
     (height, width), (h, w) = source.shape[-2:], target.shape[-2:]
     start = torch.eye(3, dtype=source.dtype, device=source.device)
-    if motion in ("translation", "similarity") and abs(w * height - h * width) > max(height, width):
-        scale = math.sqrt(height * width / (h * w))
+    other_proportions = abs(w * height - h * width) > max(height, width)
+    if motion in ("rigid", "similarity") or (motion == "translation" and other_proportions):
+        scale = 1.0 if motion == "rigid" else math.sqrt(height * width / (h * w))
         start[0, 0], start[1, 1] = w * scale / width, h * scale / height
     return start
 

@@ -13,10 +13,9 @@ from lms_geometry._kornia import homography_warp
 from lms_geometry.checks import check_same_batch, check_tensor
 from lms_geometry.registration import plotting
 from lms_geometry.registration.metrics import corner_error
-from lms_geometry.registration.motion import motion_matrix
 from lms_geometry.registration.problem import Problem, normalisation
-from lms_geometry.registration.similarity import similarity
-from lms_geometry.registration.solvers import Trace
+from lms_geometry.registration.search import Found
+from lms_geometry.registration.verdict import judge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,15 +28,24 @@ class Registration:
     Args:
         matrix: source to target in pixels with centres at integers, shape :math:`(B, 3, 3)`, such that
             ``warp_perspective(source, matrix, target.shape[-2:])`` looks like the target.
-        score: the similarity of the images at the end, from 0 to 1, shape :math:`(B)`: the correlation of the warped
-            source with the target where both are valid, with less weight on pixels that differ much.
+        score: how well the images agree at the end, from 0 to 1, shape :math:`(B)`: the correlation of their gradient
+            vectors in small windows of the overlap, at a longer side of at most 256 pixels, averaged over windows that
+            show structure. Brightness, contrast and layout do not raise it.
+        good: whether to believe the result, shape :math:`(B)`, bool: the score is above what chance gives, and neither
+            another shift nor another turn explains the images nearly as well. On pairs with known truth, at most 1 in
+            20 of the results called good was wrong; look at the others.
+        overlap: the share of the target that the source covers, shape :math:`(B)`.
+        start: the kind of start that won, for each pair: ``"init"``, ``"resize"``, ``"turns"``, ``"phase"`` or
+            ``"features"``.
+        not_tried: which kinds of starts could not be tried, and why, such as ``"features: OpenCV is not installed"``.
         converged: whether the steps became too small to matter before they ran out, shape :math:`(B)`. A wrong answer
             may have converged too. :class:`Adam` has no such test: all ``False``.
         loss: the loss before each step, shape :math:`(steps, B)`. In the finish of :class:`GaussNewton`, where a step
             that makes the loss rise is taken back, it is the smallest loss so far.
         displacement: the distance by which each step moves the target's corners over the source, the mean of the four,
             in source pixels, shape :math:`(steps, B)`.
-        path: the matrix before each step and after the last, shape :math:`(steps + 1, B, 3, 3)`.
+        path: the matrix before each step and after the last, shape :math:`(steps + 1, B, 3, 3)`. The last one has been
+            finished at full size.
         source: the images that were warped, as they were given, not copied.
         target: the images onto which they were warped, as they were given, not copied.
 
@@ -53,6 +61,10 @@ class Registration:
 
     matrix: Tensor
     score: Tensor
+    good: Tensor
+    overlap: Tensor
+    start: tuple[str, ...]
+    not_tried: tuple[str, ...]
     converged: Tensor
     loss: Tensor
     displacement: Tensor
@@ -100,8 +112,9 @@ class Registration:
 
         The object has these members, where a list has one entry for each pair of the batch: ``matrix``, a list of 3 x 3
         matrices as nested lists; ``matrix_convention``, in words; ``source_size`` and ``target_size``, each (height,
-        width) in pixels; ``score`` and ``converged``, lists; ``steps``, the number of steps; ``first_loss`` and
-        ``last_loss``, lists. A number that is not finite is ``null``.
+        width) in pixels; ``score``, ``good``, ``overlap``, ``start`` and ``converged``, lists; ``not_tried``, a list;
+        ``steps``, the number of steps; ``first_loss`` and ``last_loss``, lists. A number that is not finite is
+        ``null``.
 
         Args:
             path: the file to write. Its folder must exist.
@@ -112,6 +125,10 @@ class Registration:
             "source_size": list(self.source.shape[-2:]),
             "target_size": list(self.target.shape[-2:]),
             "score": self.score.tolist(),
+            "good": self.good.tolist(),
+            "overlap": self.overlap.tolist(),
+            "start": list(self.start),
+            "not_tried": list(self.not_tried),
             "converged": self.converged.tolist(),
             "steps": len(self.loss),
             "first_loss": self.loss[0].tolist(),
@@ -145,18 +162,25 @@ class Registration:
         return plotting.draw_registration(source, target, warped, self.path[:, index])
 
 
-def make_registration(source: Tensor, target: Tensor, problem: Problem, trace: Trace) -> Registration:
-    """The result for images as they were given: the trace's parameters as matrices in pixels, and the score."""
-    dsize = problem.dsize
-    count, batch = trace.path.shape[:2]
-    motions = motion_matrix(problem.motion, trace.path.flatten(0, 1), dsize).view(count, batch, 3, 3)
-    normalised = problem.start @ motions
-    from_target = normalisation(problem.source).inverse() @ normalised @ normalisation(problem.target)
+def make_registration(source: Tensor, target: Tensor, problem: Problem, found: Found) -> Registration:
+    """The result for images as they were given: matrices in pixels, the score, and the verdict."""
+    dsize = target.shape[-2], target.shape[-1]
+    from_target = normalisation(source).inverse() @ found.path @ normalisation(target)
     to_target = torch.linalg.inv_ex(from_target).inverse  # an error would end the batch for one image that diverged
     to_target = to_target / to_target[..., 2:, 2:]
     displacement = corner_error(from_target[1:], from_target[:-1], dsize)
-
-    mask = torch.ones_like(problem.source[:, :1]) if problem.source_mask is None else problem.source_mask
-    weight = problem.target_mask * homography_warp(mask, normalised[-1], dsize)
-    score = similarity(homography_warp(problem.source, normalised[-1], dsize), problem.target, weight).nan_to_num(0.0)
-    return Registration(to_target[-1], score, trace.converged, trace.loss, displacement, to_target, source, target)
+    judged = judge(problem, found.path[-1])
+    return Registration(
+        to_target[-1],
+        judged.score,
+        judged.good,
+        judged.overlap,
+        found.start,
+        found.not_tried,
+        found.converged,
+        found.loss,
+        displacement,
+        to_target,
+        source,
+        target,
+    )

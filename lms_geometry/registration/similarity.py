@@ -1,4 +1,4 @@
-"""The similarity of a warped image and its target: the residual and the loss that registration minimises, and a score.
+"""The similarity of a warped image and its target: the residual and the loss that registration minimises.
 
 The images are compared where both have valid pixels, up to a gain and a bias if asked, by a squared or by Huber's loss.
 """
@@ -8,19 +8,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Loss = Literal["squared", "huber"]
+Loss = Literal["squared", "huber", "structure"]
 
 # The residual at which Huber's loss turns linear, in medians of the residuals' size.
 _DELTA = 1.5
 # The smallest median that is believed, in standard deviations of the target. A smaller one means that the images match
 # well, not that all larger residuals are outliers.
 _SMALLEST_MEDIAN = 0.04
-# The smallest and the largest gain that is fitted.
+# The smallest and the largest size of a gain that is fitted. A gain below 0 inverts the contrast.
 _GAINS = (0.2, 5.0)
 # The share of an image's mean square below which its variance may be rounding: such an image is blank.
 _LEAST_CONTRAST = 1e-8
-# The number of times that the score weighs the pixels anew.
-_REWEIGHTINGS = 5
 
 
 class Residual(NamedTuple):
@@ -77,7 +75,7 @@ def residual(
     size = difference.square().mean(2, keepdim=True)
     variance = _covariance(target, target, target_weight)
     weight = valid_weight
-    if loss == "huber":
+    if loss != "squared":
         if delta is None:
             delta = _DELTA * _robust_scale(size.detach().sqrt(), valid_weight, variance)
         size, weight = _huber(size, delta[..., None, None, None], valid_weight)
@@ -96,35 +94,9 @@ def gain_and_bias(warped: Tensor, target: Tensor, weight: Tensor) -> tuple[Tenso
     mean_warped, mean_target = (weighted_mean(image, weight).mean(2, keepdim=True) for image in (warped, target))
     covariance = weighted_mean((warped - mean_warped) * (target - mean_target), weight).mean(2, keepdim=True)
     variance = weighted_mean((warped - mean_warped).square(), weight).mean(2, keepdim=True)
-    gain = (covariance / (variance + _rounding(warped, weight))).clamp(*_GAINS)
+    gain = covariance / (variance + _rounding(warped, weight))
+    gain = torch.where(gain < 0, -1.0, 1.0) * gain.abs().clamp(*_GAINS)
     return gain, mean_target - gain * mean_warped
-
-
-def similarity(warped: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """The score of a registration: the correlation where both images are valid, with less weight on outliers.
-
-    Each channel is correlated about its own mean, so that a tint which both images share does not raise the score.
-
-    Args:
-        warped: warped sources, :math:`(B, C, h, w)`.
-        target: their targets, :math:`(B, C, h, w)`.
-        weight: weight of each pixel, 0 where either image is not valid, :math:`(B, 1, h, w)`.
-
-    Returns:
-        Scores from 0 to 1, :math:`(B)`.
-    """
-    warped, target, valid_weight = warped[:, None], target[:, None], weight[:, None]
-    warped = warped * (contrast(target, valid_weight).sqrt() / contrast(warped, valid_weight).sqrt())
-    warped, target = (image - weighted_mean(image, valid_weight) for image in (warped, target))
-    variance = _covariance(target, target, valid_weight)
-    weight = valid_weight
-    for _ in range(_REWEIGHTINGS):
-        gain, bias = gain_and_bias(warped, target, weight)
-        size = (gain * warped + bias - target).square().mean(2, keepdim=True).sqrt()
-        scale = 3 * _robust_scale(size, valid_weight, variance)[..., None, None, None]
-        weight = valid_weight / (1 + (size / scale).square()).square()
-    contrasts = contrast(warped, weight).sqrt() * contrast(target, weight).sqrt()
-    return (_covariance(warped, target, weight) / contrasts).clamp(0, 1).flatten()
 
 
 def contrast(image: Tensor, weight: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.registration.checks import check_count, check_positive
+from lms_geometry.registration.motion import motion_matrix
+from lms_geometry.registration.problem import Problem
 from lms_geometry.registration.schedule import SEARCH, Annealed, Stage
 
 # A function that warps: the source, normalised target-to-source homographies, the target's size, the step's number.
@@ -28,8 +30,8 @@ class GaussNewton:
 
     Args:
         steps: the largest number of steps.
-        starts: the number of starts, 1 to 8: the first of the rotations by 0, 45, -45, 90, -90, 135, -135 and 180
-            degrees. ``None`` means 5, or 1 if ``register`` is given an ``init``. A translation always has one.
+        starts: the number of rotations that the search begins with, 1 to 8: the first of 0, 45, -45, 90, -90, 135, -135
+            and 180 degrees. ``None`` means 5, or 1 without the start ``"turns"``. A translation always has one.
         sampler: how the source is read: :class:`Annealed` settings; a :class:`LinearizedSampling`, which stays as it
             is; or, for comparison, ``"bilinear"``, whose slopes are those of ``grid_sample``.
         damping: the share of the diagonal of the normal equations' matrix that is added to it. In the finish it is
@@ -110,11 +112,18 @@ class Trace(NamedTuple):
         path: the parameters before each step and after the last, ``(steps + 1, B, P)``.
         loss: the loss before each step, ``(steps, B)``.
         converged: whether each image has converged, ``(B)``.
+        start: the number of the rotation that each image's way began with, ``(B)``; 0 is none.
     """
 
     path: Tensor
     loss: Tensor
     converged: Tensor
+    start: Tensor
+
+    def matrices(self, problem: Problem) -> Tensor:
+        """The path as matrices from target to source in normalised coordinates, ``(steps + 1, B, 3, 3)``."""
+        motions = motion_matrix(problem.motion, self.path.flatten(0, 1), problem.dsize)
+        return problem.start @ motions.unflatten(0, self.path.shape[:2])
 
 
 def _check_sampler(sampler: object, wanted: str) -> None:

@@ -1,0 +1,96 @@
+"""The verdict on a registration: a score, the overlap, and whether to believe the result.
+
+A result is called good if its gradients agree over the overlap by more than chance, and no other motion explains the
+images nearly as well: neither another shift, as between repetitive images, nor a turn, as of a disc.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lms_geometry.registration.agreement import shrink_mask, vector_field
+from lms_geometry.registration.motion import PARAMETERS
+from lms_geometry.registration.phase import shift_correlation
+from lms_geometry.registration.problem import Problem
+from lms_geometry.registration.search import COMPARED, measure, working
+from lms_geometry.registration.starts import warp
+
+# The agreement, less two standard errors, above which a result is called good. docs/tutorials/registration.md says on
+# which pairs it was chosen, and how often it is wrong.
+GOOD_SCORE = 0.3
+# The smallest share of the target that the source of a good result covers.
+LEAST_OVERLAP = 0.05
+# A result is ambiguous if a rival explains the images this nearly as well.
+_RIVAL = 0.8
+# The longer side at which rival shifts are compared, and the distance in its pixels from which a shift is another one.
+_RIVAL_SIDE, _FAR = 128, 8
+# The turn of a rival in radians, about the middle of what shows structure.
+_TURN = 0.2
+
+
+class Verdict(NamedTuple):
+    """The verdict on each pair of a batch.
+
+    Args:
+        score: the mean correlation of gradient vectors over the overlap, from 0 to 1, ``(B)``.
+        good: whether to believe the result, ``(B)``.
+        overlap: the share of the target that the source covers, ``(B)``.
+    """
+
+    score: Tensor
+    good: Tensor
+    overlap: Tensor
+
+
+def judge(problem: Problem, matrix: Tensor) -> Verdict:
+    """Judge matrices from target to source in normalised coordinates, ``(B, 3, 3)``."""
+    small = working(problem, COMPARED)
+    found = measure(small, matrix)
+    finite = matrix.isfinite().all(-1).all(-1)
+    score = torch.where(finite, found.mean.nan_to_num(0.0), 0.0)
+    value = torch.where(finite, found.value.nan_to_num(-1.0), -1.0)
+    good = (value > GOOD_SCORE) & (found.overlap > LEAST_OVERLAP)
+    if good.any():
+        tiny = working(problem, _RIVAL_SIDE)
+        good = good & ~_shifted_alike(tiny, matrix) & ~_turned_alike(tiny, matrix)
+    return Verdict(score, good, found.overlap.nan_to_num(0.0))
+
+
+def _shifted_alike(problem: Problem, matrix: Tensor) -> Tensor:
+    """Whether the images match nearly as well after a shift, ``(B)``."""
+    warped, valid = warp(problem, matrix)
+    grey = [image.mean(1, keepdim=True) for image in (warped, problem.target)]
+    surface = shift_correlation(grey[0], valid, grey[1], problem.target_mask)
+    height, width = surface.shape[-2:]
+    y, x = (
+        torch.minimum(index, n - index) for n in (height, width) for index in [torch.arange(n, device=surface.device)]
+    )
+    reach = min(_FAR, max(problem.target.shape[-2:]) // 8)
+    near = (y[:, None] <= reach) & (x <= reach)
+    here = surface[:, near].amax(1)
+    return surface.masked_fill(near, -1).amax((1, 2)) > _RIVAL * here
+
+
+def _turned_alike(problem: Problem, matrix: Tensor) -> Tensor:
+    """Whether the images match nearly as well after a turn about the middle of the structure, ``(B)``."""
+    if "angle" not in PARAMETERS[problem.motion]:
+        return torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+    _, valid = warp(problem, matrix)
+    strength = vector_field(problem.target).square().sum(1) * shrink_mask(valid)[:, 0]
+    height, width = strength.shape[-2:]
+    total = strength.sum((1, 2)).clamp_min(torch.finfo(strength.dtype).tiny)
+    y, x = (
+        (strength.sum(3 - axis) * (torch.arange(n, device=matrix.device) + 0.5)).sum(1) / total
+        for axis, n in ((1, height), (2, width))
+    )
+    turn = torch.eye(3, dtype=matrix.dtype, device=matrix.device).repeat(len(matrix), 1, 1)
+    angle = matrix.new_tensor(_TURN)
+    turn[:, :2, :2] = torch.stack((torch.stack((angle.cos(), -angle.sin())), torch.stack((angle.sin(), angle.cos()))))
+    middle = torch.stack((x, y), 1)
+    turn[:, :2, 2] = middle - (turn[:, :2, :2] @ middle[..., None])[..., 0]
+    to_normalised = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    to_normalised[0, 0], to_normalised[1, 1] = 2 / width, 2 / height
+    to_normalised[:2, 2] = -1
+    turned = matrix @ to_normalised @ turn @ torch.linalg.inv(to_normalised)
+    return measure(problem, turned).mean > _RIVAL * measure(problem, matrix).mean
