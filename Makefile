@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test docs clean
 
 demo: .venv/installed
-	$(BIN)/lms-geometry demo --out demo
+	$(BIN)/lms-geometry demo --out demo --overwrite
 
 test: .venv/installed
 	$(BIN)/ruff check .
