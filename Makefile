@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test sanitize docs clean
 
 demo: .venv/installed
-	$(BIN)/lms-geometry demo --out demo
+	$(BIN)/lms-geometry demo --out demo --overwrite
 
 test: .venv/installed
 	$(BIN)/ruff check .

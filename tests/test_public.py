@@ -13,6 +13,7 @@ PUBLIC = [
     "LinearizedSampling",
     "Registration",
     "Stage",
+    "Transform",
     "draw_noise",
     "grid_sample_linearized",
     "grid_sample_value_and_slope",

@@ -63,6 +63,10 @@ def test_it_is_saved_as_json_and_replaces_what_was_there(two, tmp_path):
     assert torch.equal(torch.tensor(saved["matrix"]), two.matrix)
     assert torch.equal(torch.tensor(saved["score"]), two.score)
     assert saved["converged"] == two.converged.tolist()
+    assert saved["good"] == two.good.tolist()
+    assert torch.equal(torch.tensor(saved["overlap"]), two.overlap)
+    assert saved["start"] == list(two.start)
+    assert saved["not_tried"] == list(two.not_tried)
     assert saved["source_size"] == list(SIZE)
     assert saved["target_size"] == list(DSIZE)
     assert saved["steps"] == 60

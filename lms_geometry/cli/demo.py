@@ -1,6 +1,7 @@
 """``lms-geometry demo``: recover a strong warp of a photo by bilinear and by linearized sampling."""
 
-from pathlib import Path
+import argparse
+from typing import IO
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,8 @@ from einops import rearrange
 from torch import Tensor
 
 from lms_geometry._kornia import denormalize_homography, homography_warp, normalize_homography
+from lms_geometry.cli.console import say
+from lms_geometry.cli.results import Results
 from lms_geometry.figures import new_figure, show
 from lms_geometry.registration import Adam, Registration, register
 from lms_geometry.registration.metrics import corner_error
@@ -17,10 +20,13 @@ from lms_geometry.registration.plotting import draw_outline, draw_path, outline
 _RECOVERED = 0.02
 
 
-def run_demo(out: Path, seed: int) -> None:
+def run_demo(options: argparse.Namespace) -> int:
     """Warp a photo, shrink it 8 times, and recover the warp by Adam with bilinear and with linearized sampling."""
     from skimage import data
 
+    seed = options.seed
+    results = Results(options.out, [], options.overwrite)
+    results.check("demo.png")
     photo = rearrange(torch.from_numpy(data.astronaut()), "h w c -> 1 c h w").float() / 255
     source = F.interpolate(photo, (256, 256), mode="area")
     # Target to source, normalised: a rotation by 40 degrees, scales of 1.4 and 0.8, a translation by a tenth of the
@@ -29,9 +35,7 @@ def run_demo(out: Path, seed: int) -> None:
     cos, sin = angle.cos().item(), angle.sin().item()
     truth = torch.tensor([[[1.4 * cos, -0.8 * sin, 0.2], [1.4 * sin, 0.8 * cos, -0.1], [0.0, 0.0, 1.0]]])
     target = homography_warp(source, truth, (32, 32))
-    out.mkdir(parents=True, exist_ok=True)
-
-    print(f"A photo of 256 x 256 pixels, turned, stretched and moved, seen at 32 x 32. Seed {seed}.")
+    say(f"A photo of 256 x 256 pixels, turned, stretched and moved, seen at 32 x 32. Seed {seed}.")
     found: dict[str, Registration] = {}
     errors: dict[str, float] = {}
     for name, solver in {"bilinear": Adam(sampler="bilinear"), "linearized": Adam()}.items():
@@ -40,9 +44,11 @@ def run_demo(out: Path, seed: int) -> None:
         matrix = normalize_homography(found[name].matrix, (256, 256), (32, 32), align_corners=False).inverse()
         errors[name] = corner_error(matrix, truth).item()
         verdict = "recovered" if errors[name] < _RECOVERED else "failed"
-        print(f"{name:>10}: corner error {errors[name]:.4f} of half the width: {verdict}")
-    _draw(source[0], target[0], truth, found, errors, out / "demo.png")
-    print(f"The picture is {out / 'demo.png'}")
+        say(f"{name:>10}: corner error {errors[name]:.4f} of half the width: {verdict}")
+    with results.open("demo.png") as file:
+        _draw(source[0], target[0], truth, found, errors, file)
+    say(f"The picture is {options.out / 'demo.png'}")
+    return 0
 
 
 def _draw(
@@ -51,7 +57,7 @@ def _draw(
     truth: Tensor,
     found: dict[str, Registration],
     errors: dict[str, float],
-    path: Path,
+    file: IO[bytes],
 ) -> None:
     """As the paper's Fig. 1: the outline that is sought, and for each sampler the path it took and what it found."""
     sought = outline(denormalize_homography(truth, (32, 32), (256, 256), align_corners=False), target)[0]
@@ -65,4 +71,4 @@ def _draw(
         draw_outline(axes[0, column], sought, source, color="white", linewidth=2)
         draw_path(axes[0, column], result.path[:, 0], source, target)
         show(axes[1, column], result.warp()[0], f"{name}: corner error {errors[name]:.4f}")
-    figure.savefig(path, dpi=120)
+    figure.savefig(file, format="png", dpi=120)

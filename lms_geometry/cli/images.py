@@ -1,72 +1,130 @@
-"""Image files of the command: reading, resizing, comparing and writing them."""
+"""Image files of the command: reading and writing them as they are, and comparing them."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import IO, Protocol
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-# The largest image that is read, in pixels.
-_MOST_PIXELS = 64_000_000
+from lms_geometry.cli.inputs import InputError, check_readable
+from lms_geometry.cli.picture import Picture, in_range
+from lms_geometry.cli.results import Results
+
 # The number of squares along the longer side of a checkerboard.
 _SQUARES = 8
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+class Frames(Protocol):
+    """The frames of a file or a folder, each of which is read when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Picture: ...
 
 
-class InputError(Exception):
-    """A file or an option that the user gave cannot be used; the message says which, why, and the way out."""
+class _Guarded:
+    """Frames of a file whose faults are errors that name the file."""
+
+    def __init__(self, path: Path, labels: bool) -> None:
+        from lms_geometry.cli.photos import PhotoFrames
+        from lms_geometry.cli.tiff import TIFF_SUFFIXES, open_tiff
+
+        check_readable(path)
+        self._path = path
+        self._frames: Frames
+        with _faults(path):
+            is_tiff = path.suffix.lower() in TIFF_SUFFIXES
+            self._frames = open_tiff(path, labels) if is_tiff else PhotoFrames(path, labels)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Picture:
+        with _faults(self._path):
+            return self._frames[index]
 
 
-def read_image(path: Path) -> Tensor:
-    """An image file as ``(1, 4, H, W)`` from 0 to 1: red, green, blue, and 1 where it is opaque."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def open_frames(path: Path, labels: bool = False) -> Frames:
+    """The frames of an image file: one, or those of a stack.
+
+    Raises:
+        InputError: if the file is none that can be read; so does reading a frame.
+    """
+    return _Guarded(path, labels)
+
+
+def read_picture(path: Path, labels: bool = False) -> Picture:
+    """An image file that holds one image."""
+    frames = open_frames(path, labels)
+    if len(frames) != 1:
+        raise InputError(f"{path} is a stack of {len(frames)} frames: lms-geometry stack aligns such")
+    return frames[0]
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Whatever a decoder raises for a damaged file as an error that names the file."""
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise InputError(
-                    f"{path} is too large: {image.width} x {image.height} is more than {_MOST_PIXELS:,} pixels"
-                )
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):  # 16 bits or floats, which convert() would clip to 8 bits
-                most = 1 if upright.mode == "F" else 65535
-                pixels = np.asarray(upright, np.float32)[..., None].repeat(4, -1) / most
-                if not 0 <= pixels.min() <= pixels.max() <= 1:
-                    raise InputError(f"{path} has values that are not from 0 to {most}: save it with 8 or 16 bits")
-                pixels[..., 3] = 1
-            else:
-                pixels = np.asarray(upright.convert("RGBA"), np.float32) / 255
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        yield
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{path} is empty or not an image in a format Pillow reads") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not pixels[..., 3].any():
-        raise InputError(f"{path} is wholly transparent")
-    return rearrange(torch.from_numpy(pixels), "h w c -> 1 c h w")
+    except Exception as error:  # decoders raise all kinds
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 
-def write_image(image: Tensor, path: Path) -> None:
-    """Write an image ``(1, 3, H, W)``; values outside 0 to 1 are cut off."""
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of image files end."""
+    from lms_geometry.cli.photos import photo_suffixes
+    from lms_geometry.cli.tiff import TIFF_SUFFIXES
+
+    return photo_suffixes() | TIFF_SUFFIXES
+
+
+def suffix_for(picture: Picture, count: int = 1) -> str:
+    """How the name ends of the file that holds such pictures as they are: PNG if it can, or TIFF."""
+    if picture.layout.kind == "ome":
+        return ".ome.tif"
+    deep = picture.pixels.dtype == np.uint16 and len(picture.pixels) == 1 and picture.opaque is None
+    fits = (picture.pixels.dtype == np.uint8 and len(picture.pixels) in (1, 3)) or deep
+    return ".png" if fits and count == 1 and picture.layout.kind == "photo" else ".tif"
+
+
+def write_pictures(results: Results, stem: str, pictures: Iterable[Picture], count: int = 1) -> str:
+    """Write one picture, or a stack of ``count`` of one size, of the layout of the first; returns the file's name."""
+    from lms_geometry.cli.tiff import write_tiff
+
+    pictures = iter(pictures)
+    first = next(pictures)
+    name = stem + suffix_for(first, count)
+    with results.open(name) as file:
+        if name.endswith(".png"):
+            _write_png(file, first)
+        else:
+            write_tiff(file, chain([first], pictures), count)
+    return name
+
+
+def _write_png(file: IO[bytes], picture: Picture) -> None:
     from PIL import Image
 
-    pixels = rearrange((image.clamp(0, 1) * 255).round().to(torch.uint8), "1 c h w -> h w c")
-    Image.fromarray(pixels.numpy()).save(path)
-
-
-def shrink(image: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-    """The colours of a ``read_image`` at a longer side of at most ``size``, and its mask, if a part is transparent."""
-    scale = min(1.0, size / max(image.shape[-2:]))
-    small = [max(1, round(n * scale)) for n in image.shape[-2:]]
-    colours, opaque = image.split((3, 1), 1)
-    premultiplied = torch.cat((colours * opaque, opaque), 1)
-    shrunk = F.interpolate(premultiplied, small, mode="bilinear", antialias=True, align_corners=False)
-    colours, mask = shrunk.split((3, 1), 1)
-    return colours / mask.clamp_min(1e-3), None if (opaque == 1).all() else mask.clamp(0, 1)
+    pixels = picture.pixels
+    if picture.opaque is not None:
+        pixels = np.concatenate((pixels, in_range(picture.opaque * np.float32(255), pixels.dtype)))
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else rearrange(pixels, "c h w -> h w c"))
+    if picture.layout.palette is not None:
+        image.putpalette(picture.layout.palette)
+    image.save(file, format="PNG", icc_profile=picture.layout.icc_profile)
 
 
 def checkerboard(aligned: Tensor, target: Tensor) -> Tensor:

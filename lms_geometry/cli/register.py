@@ -1,114 +1,112 @@
 """``lms-geometry register``: align an image file, or each of a folder, with another, and write what was found."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from kornia.geometry.transform import warp_perspective
-from torch import Tensor
 
-from lms_geometry._kornia import denormalize_homography, normalize_homography
-from lms_geometry.cli.images import SUFFIXES, InputError, checkerboard, read_image, shrink, write_image
-from lms_geometry.registration import GaussNewton, register
+from lms_geometry.cli.align import FAULTS, Settings, Side, align, failure, outcome, read_side, say_not_tried, summary
+from lms_geometry.cli.console import say
+from lms_geometry.cli.images import checkerboard, open_frames, suffix_for, write_pictures
+from lms_geometry.cli.inputs import InputError, list_images, some
+from lms_geometry.cli.picture import from_display
+from lms_geometry.cli.results import Results
+from lms_geometry.cli.stack import align_stack, stack_summary
+from lms_geometry.cli.warp import warp_picture
 from lms_geometry.registration.plotting import overlay
-from lms_geometry.registration.problem import FULLY_VALID
+from lms_geometry.registration.transforms import Transform
 
 
 def run_register(options: argparse.Namespace) -> int:
     """Align a file, or each of a folder into a folder of its own; returns 0, or 1 if any of them failed."""
+    settings = Settings.of(options)
+    if options.source.is_dir():
+        return _register_folder(options, settings)
+    masks = [path for path in (options.source_mask, options.target_mask) if path is not None]
+    results = Results(options.out, [options.source, options.target, *masks], options.overwrite)
+    target = read_side(options.target, options.target_mask)
+    result = register_file(options.source, target, options.source_mask, settings, results, progress=True)
+    say(_told(result))
+    say_not_tried([result])
+    say(f"In {options.out}: {', '.join(result['files'])}; in the overlay the source is red, the target cyan")
+    return 0 if result["good"] else 1
+
+
+def _register_folder(options: argparse.Namespace, settings: Settings) -> int:
     from tqdm import tqdm
 
-    if options.size < 8:
-        raise InputError(f"--size must be at least 8, got {options.size}")
-    if not 0 <= options.min_score <= 1:
-        raise InputError(f"--min-score must be from 0 to 1, got {options.min_score}")
-    target = read_image(options.target)
-    if not options.source.is_dir():
-        result = _align(options.source, target, options, options.out, progress=True)
-        print(_summary(result))
-        print(
-            "aligned.png, overlay.png (red: source, cyan: target), checkerboard.png and registration.json are in "
-            f"{options.out}"
-        )
-        return 0 if result["good"] else 1
-    paths = sorted(path for path in options.source.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(f"{options.source} holds no images ({', '.join(sorted(SUFFIXES))})")
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = []
-    for path in tqdm(paths, desc="register", unit="image"):
-        try:
-            results.append(_align(path, target, options, options.out / path.name, progress=False))
-        except InputError as error:
-            results.append({"source": str(path), "target": str(options.target), "good": False, "error": str(error)})
-        tqdm.write(_summary(results[-1]))
-    (options.out / "registrations.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(f"A folder for each image and registrations.json are in {options.out}")
-    return 0 if all(result["good"] for result in results) else 1
+    if options.source_mask is not None and not options.source_mask.is_dir():
+        raise InputError(f"--source-mask must be a folder too, of masks with the sources' names: {options.source_mask}")
+    paths, skipped = list_images(options.source)
+    masks = [] if options.source_mask is None else [options.source_mask / path.name for path in paths]
+    inputs = [*options.source.iterdir(), options.target, *masks]
+    inputs += [] if options.target_mask is None else [options.target_mask]
+    results = Results(options.out, inputs, options.overwrite)
+    results.check("registrations.json", *(f"{path.name}/registration.json" for path in paths))
+    target = read_side(options.target, options.target_mask)
+    if skipped:
+        say(f"left out, no images by their names: {some(skipped)}")
+    rows: list[dict[str, Any]] = []
+    try:
+        for index, path in enumerate(tqdm(paths, desc="register", unit="image")):
+            try:
+                mask = masks[index] if masks else None
+                rows.append(register_file(path, target, mask, settings, results, f"{path.name}/"))
+            except FAULTS as error:
+                rows.append(failure(path, options.target, error))
+            say(_told(rows[-1]))
+    finally:
+        results.write_json("registrations.json", rows)
+    say_not_tried(rows)
+    say(f"A folder for each image and registrations.json are in {options.out}")
+    return 0 if all(row["good"] for row in rows) else 1
 
 
-def _align(path: Path, target: Tensor, options: argparse.Namespace, out: Path, progress: bool) -> dict[str, Any]:
-    """Align one file, write its images and its matrix to the folder ``out``, and return what was written."""
-    source = read_image(path)
-    (small_source, source_mask), (small_target, target_mask) = (
-        shrink(image, options.size) for image in (source, target)
-    )
-    if source_mask is not None and not (source_mask > FULLY_VALID).any():
-        raise InputError(f"{path} is nowhere opaque")
-    out.mkdir(parents=True, exist_ok=True)
-    source, target = source[:, :3], target[:, :3]
-    found = register(
-        small_source,
-        small_target,
-        options.motion,
-        GaussNewton(steps=options.steps),
-        loss="huber",
-        fit_gain_bias=True,
-        overlap_only=not options.black,
-        source_mask=source_mask,
-        target_mask=target_mask,
-        generator=torch.Generator().manual_seed(options.seed),
-        progress=progress,
-    )
-    matrix = _resized_matrix(found.matrix, small_source, small_target, source, target)
-    aligned = warp_perspective(source, matrix, _size(target))
-    write_image(aligned, out / "aligned.png")
-    write_image(overlay(aligned, target), out / "overlay.png")
-    write_image(checkerboard(aligned, target), out / "checkerboard.png")
-    score = found.score.item()
-    result = {
-        "source": str(path),
-        "target": str(options.target),
-        "motion": options.motion,
-        "matrix": matrix[0].tolist(),
-        "matrix_convention": "source to target, pixels, centres at integers",
-        "score": score,
-        "good": score >= options.min_score,
-        "converged": bool(found.converged.item()),
-        "loss": {"first": found.loss[0].item(), "last": found.loss[-1].item()},
-        "steps": options.steps,
-        "seed": options.seed,
-    }
-    (out / "registration.json").write_text(json.dumps(result, indent=2) + "\n")
+def _told(result: dict[str, Any]) -> str:
+    """A line for a file, which may be a stack."""
+    return stack_summary(result) if "frames" in result else summary(result)
+
+
+def register_file(
+    path: Path,
+    target: Side,
+    mask: Path | None,
+    settings: Settings,
+    results: Results,
+    prefix: str = "",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Align one file, a stack by its frames, and write its images and its matrix; returns what was written."""
+    frames = open_frames(path)
+    if len(frames) > 1:
+        if mask is not None:
+            raise InputError(f"{path} is a stack, which takes no mask")
+        return align_stack(frames, str(path), target, settings, results, prefix, progress=progress)
+    source = read_side(path, mask)
+    check_pair(source, results, prefix)
+    found = align([source], [target], settings, progress)
+    return write_pair(source, target, outcome(found, 0, settings), results, prefix)
+
+
+def check_pair(source: Side, results: Results, prefix: str) -> None:
+    """Raise unless all that ``write_pair`` writes can be written."""
+    names = ("overlay.png", "checkerboard.png", "registration.json", "transform.tfm")
+    results.check(*(prefix + name for name in (f"aligned{suffix_for(source.picture)}", *names)))
+
+
+def write_pair(source: Side, target: Side, result: dict[str, Any], results: Results, prefix: str) -> dict[str, Any]:
+    """Write the images and the matrix of a pair; returns what was written as JSON."""
+    transform = Transform(torch.tensor([result["matrix"]], dtype=torch.float64), source.picture.size)
+    aligned = warp_picture(source.picture, transform.matrix[0], target.picture.size, result["device"])
+    shown, beside = aligned.displayed(), target.picture.displayed()
+    files = [write_pictures(results, f"{prefix}aligned", [aligned])]
+    for name, image in (("overlay", overlay(shown, beside)), ("checkerboard", checkerboard(shown, beside))):
+        files.append(write_pictures(results, prefix + name, [from_display(image)]))
+    if transform.is_affine():
+        results.write_text(f"{prefix}transform.tfm", transform.to_tfm())
+        files.append("transform.tfm")
+    files = [Path(name).name for name in (*files, "registration.json")]
+    result = {"source": source.name, "target": target.name, **result, "files": files}
+    results.write_json(f"{prefix}registration.json", result)
     return result
-
-
-def _summary(result: dict[str, Any]) -> str:
-    if "error" in result:
-        return f"FAILED: {result['error']}"
-    verdict = "good" if result["good"] else "FAILED"
-    converged = "converged" if result["converged"] else "not converged"
-    return f"{result['source']}: score {result['score']:.3f}, {verdict}, {converged}"
-
-
-def _resized_matrix(matrix: Tensor, source: Tensor, target: Tensor, full_source: Tensor, full_target: Tensor) -> Tensor:
-    """The pixel matrix between two shrunk images as that between the full ones: normalised, they are the same."""
-    normalised = normalize_homography(matrix, _size(source), _size(target), align_corners=False)
-    matrix = denormalize_homography(normalised, _size(full_source), _size(full_target), align_corners=False)
-    return matrix / matrix[:, 2:, 2:]
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]

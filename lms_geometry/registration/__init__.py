@@ -22,8 +22,9 @@ from lms_geometry.registration.schedule import Annealed, Stage
 from lms_geometry.registration.similarity import Loss
 from lms_geometry.registration.solvers import Adam, GaussNewton
 from lms_geometry.registration.starts import START_NAMES
+from lms_geometry.registration.transforms import Transform
 
-__all__ = ["Adam", "Annealed", "GaussNewton", "Registration", "Stage", "register"]
+__all__ = ["Adam", "Annealed", "GaussNewton", "Registration", "Stage", "Transform", "register"]
 
 
 def register(

@@ -15,6 +15,7 @@ from lms_geometry.registration import plotting
 from lms_geometry.registration.metrics import corner_error
 from lms_geometry.registration.problem import Problem, normalisation
 from lms_geometry.registration.search import Found
+from lms_geometry.registration.transforms import CONVENTION, Transform, is_tfm
 from lms_geometry.registration.verdict import judge
 
 if TYPE_CHECKING:
@@ -108,20 +109,29 @@ class Registration:
         return warped.to(image.dtype)
 
     def save(self, path: str | Path) -> None:
-        """Write the result as JSON. A file that is already there is replaced.
+        """Write the result as JSON, or its matrix as a transform of ITK's. A file that is already there is replaced.
 
-        The object has these members, where a list has one entry for each pair of the batch: ``matrix``, a list of 3 x 3
-        matrices as nested lists; ``matrix_convention``, in words; ``source_size`` and ``target_size``, each (height,
-        width) in pixels; ``score``, ``good``, ``overlap``, ``start`` and ``converged``, lists; ``not_tried``, a list;
-        ``steps``, the number of steps; ``first_loss`` and ``last_loss``, lists. A number that is not finite is
-        ``null``.
+        A name that ends in ``.tfm`` asks for the latter, see :class:`Transform`, which reads both again. It is for one
+        pair and an affine matrix.
+
+        Otherwise, the JSON's object has these members, where a list has one entry for each pair of the batch:
+        ``matrix``, a list of 3 x 3 matrices as nested lists; ``matrix_convention``, in words; ``source_size`` and
+        ``target_size``, each (height, width) in pixels; ``score``, ``good``, ``overlap``, ``start`` and ``converged``,
+        lists; ``not_tried``, a list of reasons; ``steps``, the number of steps; ``first_loss`` and ``last_loss``,
+        lists. A number that is not finite is ``null``.
 
         Args:
             path: the file to write. Its folder must exist.
+
+        Raises:
+            ValueError: if a ``.tfm`` is asked for and there are several pairs, or the matrix is not affine.
         """
+        if is_tfm(path):
+            Transform(self.matrix, source_size=(self.source.shape[-2], self.source.shape[-1])).save(path)
+            return
         result = {
             "matrix": self.matrix.tolist(),
-            "matrix_convention": "source to target, pixels, centres at integers",
+            "matrix_convention": CONVENTION,
             "source_size": list(self.source.shape[-2:]),
             "target_size": list(self.target.shape[-2:]),
             "score": self.score.tolist(),
