@@ -352,7 +352,8 @@ def fuzz(calls, first=0, stop_at=20, show=None):
         stack.callback(os.environ.update, {k: v for k, v in os.environ.items() if k == backends.VARIABLE})
         stack.callback(os.environ.pop, backends.VARIABLE, None)
         stack.callback(setattr, cpu, "_instructions", cpu._instructions)
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         for seed in itertools.count(first):
             if counts["calls"] >= calls or len(failures) >= stop_at:
                 return failures, counts

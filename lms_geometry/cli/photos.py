@@ -1,6 +1,8 @@
 """Files that Pillow reads: photos, and pictures and animations of the web."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,14 @@ def check_pixels(path: Path, height: int, width: int) -> None:
         raise InputError(f"{path} is too large: {width} x {height} is more than {MOST_PIXELS:,} pixels")
 
 
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow's warnings, of large files and of odd ones, say nothing that a row of the result does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 class PhotoFrames:
     """The frames of such a file: one, unless it is an animation.
 
@@ -60,7 +70,7 @@ class PhotoFrames:
         from PIL import Image
 
         self._path, self._labels = path, labels
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
+        with _no_warnings(), Image.open(path, formats=formats()) as image:
             check_pixels(path, image.height, image.width)
             self._count = 1 if image.format in _ONE_PICTURE else getattr(image, "n_frames", 1)
 
@@ -70,7 +80,7 @@ class PhotoFrames:
     def __getitem__(self, index: int) -> Picture:
         from PIL import Image
 
-        with warnings.catch_warnings(action="ignore"), Image.open(self._path, formats=formats()) as image:
+        with _no_warnings(), Image.open(self._path, formats=formats()) as image:
             image.seek(index)
             check_pixels(self._path, image.height, image.width)
             deep = _deep_colours(image)

@@ -9,7 +9,6 @@ import torch
 from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
-from lms_geometry._kornia import homography_warp
 from lms_geometry.checks import check_same_batch, check_tensor
 from lms_geometry.registration import plotting
 from lms_geometry.registration.metrics import corner_error
