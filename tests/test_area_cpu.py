@@ -310,12 +310,12 @@ def test_one_point_off_an_affine_grid_has_an_area_of_its_own(scale, place):
 def test_a_view_within_a_view_keeps_its_areas(gap, along):
     """A block of 48 pixels begins at the seam. The step over the seam, if shorter, is the Jacobian on both sides."""
     output, seam, length = ((60, 24), 30, 20) if along == 1 else ((30, 150), 72, 60)
-    image, weight, grid = torch.rand(2, 3, 23, 19), torch.rand(2, 3, *output), affine_grid(1.5, (23, 19), output)
+    image, weight, grid = torch.rand(2, 3, 70, 200), torch.rand(2, 3, *output), affine_grid(1.5, (70, 200), output)
     step = grid.diff(dim=along)[:, :1, :1]
     grid.narrow(along, seam, length).add_((gap - 1) * step)
     expected = run(eager_area, (image.double(), grid.double(), None, weight.double()), settings_of())
     for ours, true in zip(run(cpu_area, (image, grid, None, weight), settings_of())[:2], expected, strict=False):
-        torch.testing.assert_close(ours.double(), true, atol=1e-5 * float(true.abs().max().clamp_min(1)), rtol=0)
+        torch.testing.assert_close(ours.double(), true, atol=3e-4 * float(true.abs().max().clamp_min(1)), rtol=0)
 
 
 @pytest.mark.parametrize("size", [(0, 3, 5, 7, 3, 2), (2, 0, 5, 7, 3, 2), (2, 3, 5, 7, 0, 2), (2, 3, 5, 7, 3, 0)])
