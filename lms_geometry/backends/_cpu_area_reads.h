@@ -89,8 +89,13 @@ ALWAYS_INLINE void area_read_planes(const struct area_job *job, const struct nod
     const int64_t plane = job->height * job->width, width = job->width, pixels = job->out_height * job->out_width;
     const int windows = rows > 2 ? 1 : n->windows;
     for (int i = 0; i < pixels_here; i += 4) {
-        float4 sums[PLANES_AT_ONCE][4] = {{{0}}};
-        for (int j = 0; j < (outside[i / 4] ? 0 : 4); j++) {
+        if (outside[i / 4] && i + 4 <= pixels_here) {
+            for (int c = 0; c < planes; c++)
+                memset(value + c * pixels + i, 0, 16);
+            continue;
+        }
+        float4 sums[PLANES_AT_ONCE][4];
+        for (int j = 0; j < 4; j++) {
             float4 values[PLANES_AT_ONCE] = {{0}};
             for (int64_t window = 0, at = i + j; window < windows; window++, at += BLOCK) {
                 const float *texel = input + n->texel[at], *weights = n->by_pixel + at * rows * COLUMNS(rows);
@@ -148,8 +153,13 @@ ALWAYS_INLINE void area_contract(const struct area_job *job, struct nodes *n, co
             for (int i = 0; i < pixels_here; i += 4) {
                 const int32_t *texel = n->texel + window * BLOCK + i;
                 float *sums = n->of_texel + window * rows * COLUMNS(rows) * BLOCK + i;
+                if (outside[i / 4]) {
+                    for (int t = 0; t < (channel > 0 ? 0 : rows * COLUMNS(rows)); t++)
+                        memset(sums + t * BLOCK, 0, 16);
+                    continue;
+                }
                 float4 four[WINDOW][4] = {{{0}}};
-                for (int c = 0; c < (outside[i / 4] ? 0 : together); c++)
+                for (int c = 0; c < together; c++)
                     for (int j = 0; j < 4; j++) {
                         const float *at = input + (channel + c) * plane + texel[j];
                         const float weight = weights[c][i + j];
