@@ -162,5 +162,5 @@ def test_another_kornia_is_refused_with_a_way_out(monkeypatch):
 
 @pytest.mark.skipif(KORNIA_TAKES_FLAG, reason="this kornia has the functions")
 def test_an_older_kornia_is_refused():
-    with pytest.raises(RuntimeError, match="by which kornia 0.9 samples patches: use linearize"):
+    with pytest.raises(RuntimeError, match=r"by which kornia 0\.9 samples patches: use linearize"):
         linearize_lafs()
