@@ -42,15 +42,15 @@ def limits(seeded: bool) -> list[str]:
     return lines
 
 
+_is_exporting = getattr(torch.compiler, "is_exporting", None)
+
+
 def is_exporting() -> bool:
     """Whether ``torch.export`` makes a graph. Torch before 2.7 does not say, and no is the answer then.
 
     All that hangs on it is a warning that the graph holds an operator of the library.
     """
-    try:
-        return torch.compiler.is_exporting()
-    except AttributeError:
-        return False
+    return _is_exporting is not None and _is_exporting()
 
 
 def no_transforms() -> AbstractContextManager[Any]:

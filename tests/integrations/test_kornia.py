@@ -8,7 +8,7 @@ from kornia.geometry import ImageRegistrator, pyrdown
 from kornia.geometry.transform.image_registrator import Similarity
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.kornia import linearize_lafs, linearize_registrator
-from settings import paper
+from settings import KORNIA_TAKES_FLAG, paper
 
 from lms_geometry import LinearizedHomographyWarper, draw_noise, grid_sample_linearized
 
@@ -61,6 +61,7 @@ FRAMES = torch.tensor(
         [[[9.0, 0.0, 3.0], [1.0, 9.0, 4.0]], [[2.0, 1.0, 50.0], [-1.0, 2.0, 30.0]], [[17.0, 0.0, 22.0], [0.0, 18.0, 20.0]]],
     ]
 )  # fmt: skip
+needs_kornia = pytest.mark.skipif(not KORNIA_TAKES_FLAG, reason="kornia before 0.9 samples patches by other functions")
 EXTRACTORS = [extract_patches_simple, extract_patches_from_pyramid]
 
 
@@ -70,6 +71,7 @@ def gradient(extract, image, size=5):
     return torch.autograd.grad((out * torch.linspace(1, 2, out[0].numel()).view_as(out[0])).sum(), frames)[0]
 
 
+@needs_kornia
 @pytest.mark.parametrize("extract", EXTRACTORS)
 @pytest.mark.parametrize("size", [1, 5, 8])
 def test_patches_are_those_of_kornia(extract, size):
@@ -79,6 +81,7 @@ def test_patches_are_those_of_kornia(extract, size):
     torch.testing.assert_close(got.detach(), want, rtol=0, atol=1e-5)
 
 
+@needs_kornia
 @pytest.mark.parametrize("extract", EXTRACTORS)
 def test_the_gradient_is_the_true_one_on_a_plane(extract):
     rows, columns = torch.meshgrid(torch.arange(45.0), torch.arange(61.0), indexing="ij")
@@ -91,6 +94,7 @@ def test_the_gradient_is_the_true_one_on_a_plane(extract):
         torch.testing.assert_close(got[b, n], want[b, n], rtol=2e-3, atol=2e-3)
 
 
+@needs_kornia
 def test_samples_stay_within_the_level_of_their_patch():
     """Compared with patches taken one at a time, each from the level of its own."""
     size, levels = 5, [IMAGE]
@@ -129,6 +133,7 @@ def test_samples_stay_within_the_level_of_their_patch():
     torch.testing.assert_close(got_gradient, torch.autograd.grad(total, frames)[0], rtol=1e-3, atol=1e-3)
 
 
+@needs_kornia
 @pytest.mark.parametrize("extract", EXTRACTORS)
 def test_frames_without_gradient_are_left_to_kornia_but_for_the_packing(extract):
     image = IMAGE.clone().requires_grad_()
@@ -139,6 +144,7 @@ def test_frames_without_gradient_are_left_to_kornia_but_for_the_packing(extract)
         assert torch.equal(got, extract(image, FRAMES, PS=5))
 
 
+@needs_kornia
 def test_removing_leaves_kornia_as_it_was():
     before = dict(vars(laf))
     with pytest.raises(ZeroDivisionError), linearize_lafs():
@@ -147,7 +153,14 @@ def test_removing_leaves_kornia_as_it_was():
     assert all(vars(laf)[name] is value for name, value in before.items())
 
 
+@needs_kornia
 def test_another_kornia_is_refused_with_a_way_out(monkeypatch):
     monkeypatch.delattr(laf, "_pyramid_atlas_fits")
     with pytest.raises(RuntimeError, match=rf"kornia {kornia.__version__} has no .*_pyramid_atlas_fits.*use linearize"):
+        linearize_lafs()
+
+
+@pytest.mark.skipif(KORNIA_TAKES_FLAG, reason="this kornia has the functions")
+def test_an_older_kornia_is_refused():
+    with pytest.raises(RuntimeError, match=r"by which kornia 0\.9 samples patches: use linearize"):
         linearize_lafs()

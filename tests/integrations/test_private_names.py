@@ -8,7 +8,7 @@ import pytest
 import torch
 from lms_geometry.integrations import _torch_private, linearize, patched
 from lms_geometry.integrations.stn import linearize_stn
-from settings import paper
+from settings import needs_torch, paper
 from torch._functorch import pyfunctorch
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
@@ -91,6 +91,7 @@ def test_a_compiled_model_is_swapped_or_the_report_says_why_not(monkeypatch, nam
     torch.compiler.reset()
 
 
+@needs_torch(2, 7, because="has no such hooks")
 def test_without_the_hooks_the_noise_is_the_same_and_the_report_says_at_what_price(monkeypatch):
     def run():
         model = Model()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lms_geometry.integrations import linearize
 from lms_geometry.integrations.draws import Draws
 from lms_geometry.integrations.stn import linearize_stn
-from settings import paper
+from settings import needs_torch, paper
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
@@ -277,6 +277,7 @@ def test_a_call_traced_for_torchscript_is_swapped_and_shown_without_shapes():
     assert "tensor(" not in patch.report()
 
 
+@needs_torch(2, 7, because="does not say whether torch.export makes a graph")
 def test_sites_and_functions_are_known_where_a_patched_model_is_exported():
     stn = STN()
     with linearize(stn, sampling=EXACT, exclude=["sample()"]) as patch:
