@@ -17,7 +17,7 @@ from runpy import run_path
 TESTS = Path(__file__).parent
 BACKENDS = TESTS.parent / "lms_geometry" / "backends"
 LIBRARY = "LMS_GEOMETRY_SANITIZED"
-WATCHED = ("test_backends.py", "test_area_cpu.py", "test_ties.py")
+WATCHED = ("test_ties.py", "test_area_cpu.py", "test_backends.py")
 # An error ends the process. Python's own allocations look like leaks.
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
@@ -25,7 +25,7 @@ ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error
 def build(source, target, *flags):
     limits = run_path(str(TESTS.parent / "lms_geometry" / "limits.py"))
     macros = [f"-D{name}={value!r}f" for name, value in limits.items() if name.isupper()]
-    subprocess.run(["gcc", "-g", "-O1", *flags, *macros, str(source), "-o", str(target), "-lm"], check=True)
+    subprocess.run(["gcc", "-g", *flags, *macros, str(source), "-o", str(target), "-lm"], check=True)
 
 
 def watch(library, *command):

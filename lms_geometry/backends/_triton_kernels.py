@@ -254,7 +254,7 @@ def _footprint(xx, xy, yx, yy, sigma, jitter):
     xx, xy, yx, yy = _derivative(xx) * sigma, _derivative(xy) * sigma, _derivative(yx) * sigma, _derivative(yy) * sigma
     row_x, row_y, least = xx * xx + xy * xy, yx * yx + yy * yy, jitter * jitter
     forth, back = xx * yy, xy * yx
-    area = tl.where(tl.abs(forth - back) > _FLAT * (tl.abs(forth) + tl.abs(back)), forth - back, 0.0)
+    area = tl.where(tl.abs(forth - back) > (tl.abs(forth) + tl.abs(back)) * _FLAT, forth - back, 0.0)
     determinant = area * area + least * (row_x + row_y + least)
     l11 = tl.sqrt(row_x + least)
     scale = 1 / tl.where(l11 > 0, l11, 1.0)
