@@ -18,7 +18,7 @@ sanitize: .venv/installed
 	$(BIN)/python tests/sanitize.py
 
 docs: .venv/docs
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -j auto -b html docs docs/_build/html
 
 .venv/docs: .venv/installed
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
