@@ -4,8 +4,8 @@
 
 The folder holds image files and ``pairs.json``: a list of objects with a ``name``, the file names ``source`` and
 ``target``, and the truth: ``source_points`` and ``target_points``, lists of landmarks (x, y), or a ``matrix`` from
-source to target; both in pixels with centres at integers. The error of a result is the mean distance of the landmarks, or else
-of the source's corners, in the target, over the target's longer side. A peer that is not installed is left out.
+source to target; both in pixels with centres at integers. The error of a result is the mean distance of the landmarks,
+or else of the source's corners, in the target, over the target's longer side. A peer that is not installed is left out.
 """
 
 import json

@@ -14,8 +14,8 @@ from torch import Tensor
 
 # The standard deviation, in pixels, of the blur before a gradient is taken.
 _BLUR = 1.0
-# The side of a window in pixels.
-WINDOW = 9
+# The side of a window in pixels, and of one in an image whose longer side is below so many pixels.
+_WINDOW, _SMALL_WINDOW, _SMALL = 9, 5, 48
 # The standard errors that are taken off a mean correlation, so that a small overlap does not win by chance.
 _ERRORS = 2.0
 # The share of an image's mean gradient energy below which a window is taken as flat.
@@ -48,10 +48,11 @@ def agreement(
         target_weight: weight of the target's pixels, ``(B, 1, h, w)``.
         doubled: whether the gradients' angles are doubled, for images whose contrasts may be reversed.
     """
+    side = _WINDOW if max(target.shape[-2:]) >= _SMALL else _SMALL_WINDOW
     inside = shrink_mask(valid_weight)
     first, second = (vector_field(image, doubled) * inside for image in (warped, target))
     product, energy_1, energy_2 = (
-        _window((a * b).sum(1, keepdim=True)) for a, b in ((first, second), (first, first), (second, second))
+        _window((a * b).sum(1, keepdim=True), side) for a, b in ((first, second), (first, first), (second, second))
     )
     floor_1, floor_2 = (
         _FLAT * energy.mean((1, 2, 3), keepdim=True) + torch.finfo(energy.dtype).tiny for energy in (energy_1, energy_2)
@@ -59,11 +60,11 @@ def agreement(
     tiny = torch.finfo(product.dtype).tiny ** 0.5
     correlation = product / (energy_1.sqrt() * energy_2.sqrt()).clamp_min(tiny)
     # Texture in either image makes a window count: one that shows something where the other shows nothing disagrees.
-    weight = (energy_1 / (energy_1 + floor_1) + energy_2 / (energy_2 + floor_2)) * (_window(inside) > 0.5)
+    weight = (energy_1 / (energy_1 + floor_1) + energy_2 / (energy_2 + floor_2)) * (_window(inside, side) > 0.5)
     total = weight.sum((1, 2, 3)).clamp_min(1e-6)
     mean = (correlation * weight).sum((1, 2, 3)) / total
     spread = ((correlation - mean[:, None, None, None]).square() * weight).sum((1, 2, 3)) / total
-    windows = weight.sum((1, 2, 3)).square() / weight.square().sum((1, 2, 3)).clamp_min(1e-6) / WINDOW**2
+    windows = weight.sum((1, 2, 3)).square() / weight.square().sum((1, 2, 3)).clamp_min(1e-6) / side**2
     error = (spread / windows.clamp_min(1)).sqrt()
     overlap = valid_weight.sum((1, 2, 3)) / target_weight.sum((1, 2, 3)).clamp_min(1e-6)
     mean = mean.abs() * (windows > 0.5)
@@ -95,8 +96,9 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 def shrink_mask(mask: Tensor) -> Tensor:
     """1 where the whole neighbourhood that a blurred gradient sees is valid, ``(B, 1, h, w)``."""
-    return (-F.max_pool2d(-(mask > 0).to(mask), 7, 1, 3)).clamp(0, 1)
+    reach = 3 if max(mask.shape[-2:]) >= _SMALL else 1
+    return (-F.max_pool2d(-(mask > 0).to(mask), 2 * reach + 1, 1, reach)).clamp(0, 1)
 
 
-def _window(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, WINDOW, 1, WINDOW // 2, count_include_pad=False)
+def _window(values: Tensor, side: int) -> Tensor:
+    return F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)

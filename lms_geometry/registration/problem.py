@@ -108,16 +108,16 @@ def make_problem(
     working = torch.promote_types(source.dtype, torch.float32)
     batch = source.shape[0] if target.shape[0] == 1 else target.shape[0]
     source, target = (image.detach().to(working).expand(batch, -1, -1, -1) for image in (source, target))
-    if source_mask is None and overlap_only:
-        source_mask = torch.ones_like(source[:, :1])
     if source_mask is not None:
         source_mask = source_mask.detach().to(working).expand(batch, -1, -1, -1)
         source = _filled(source, source_mask)
+    elif overlap_only:
+        source_mask = torch.ones_like(source[:1, :1]).expand(batch, -1, -1, -1)
     if target_mask is not None:
         target_mask = target_mask.detach().to(working).expand(batch, -1, -1, -1)
         target = _filled(target, target_mask)
     else:
-        target_mask = torch.ones_like(target[:, :1])
+        target_mask = torch.ones_like(target[:1, :1]).expand(batch, -1, -1, -1)
     if source.shape[1] != target.shape[1]:
         source, target = (image.mean(1, keepdim=True) for image in (source, target))
     if init is None:
@@ -131,8 +131,9 @@ def make_problem(
     for name, image in (("source", source), ("target", target)):
         if not image.isfinite().all():
             raise ValueError(f"{name} must be finite where its mask does not hide it, got NaN or infinity")
-        if image.abs().amax() > _LARGEST:
-            raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {image.abs().amax():g}")
+        low, high = image.aminmax()
+        if (largest := max(-low, high)) > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST:g} in size, got {largest:g}")
     dsize = target.shape[-2], target.shape[-1]
     start = start.expand(batch, 3, 3)
     return Problem(source, target, start, dsize, motion, source_mask, target_mask, fit_gain_bias, loss)

@@ -122,6 +122,7 @@ class _Search:
         if full.loss == "structure":
             source, target = edges(small.source), edges(small.target)
             small = replace(small, source=source, target=target, loss="huber", fit_gain_bias=True)
+        self.unit = small.unit()
         self.full, self.small, self.compared = full, small.normalised(), working(full, COMPARED)
         self.solver, self.given, self.generator = solver, given, generator
         self.candidates: list[_Candidate] = []
@@ -192,7 +193,7 @@ class _Search:
         loss = torch.stack([candidate.loss[:, row] for row, candidate in enumerate(best)], 1)
         return Found(
             torch.cat((path[:-1], torch.stack(last)[None])),
-            loss * self.full.unit().square(),
+            loss * self.unit.square(),
             torch.tensor(still, device=path.device),
             tuple(candidate.names[row] for row, candidate in enumerate(best)),
             tuple(self.not_tried),
