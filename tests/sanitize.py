@@ -30,9 +30,12 @@ def build(source, target, *flags):
 
 def watch(library, *command):
     """Run a command of Python's, in which the backend has the sanitized library."""
-    runtime = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # The runtime looks for the C++ library's way to throw when it starts, so that this library is loaded then.
+    names = "libasan.so", "libstdc++.so.6"
+    found = (
+        subprocess.run(["gcc", f"-print-file-name={n}"], capture_output=True, text=True, check=True) for n in names
+    )
+    runtime = " ".join(one.stdout.strip() for one in found)
     changes = {"LD_PRELOAD": runtime, LIBRARY: str(library), "PYTHONPATH": str(TESTS)}
     subprocess.run(
         [sys.executable, *command], cwd=TESTS.parent, check=True, env={**os.environ, **ENVIRONMENT, **changes}
@@ -52,7 +55,9 @@ def main():
         subprocess.run([str(threads)], check=True, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})
         sanitizers = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
         build(BACKENDS / "_cpu.c", library, "-shared", "-fPIC", "-fno-trapping-math", "-fno-math-errno", *sanitizers)
-        watch(library, "-m", "pytest", "-q", "-p", "sanitize", "-p", "no:cacheprovider", *options.tests)
+        watch(
+            library, "-m", "pytest", "-q", "--capture=sys", "-p", "sanitize", "-p", "no:cacheprovider", *options.tests
+        )
         watch(library, "-c", f"import sanitize, fuzz, sys; sys.argv[1:] = ['--calls', '{options.calls}']; fuzz.main()")
 
 
