@@ -52,7 +52,7 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
 
 
 class Replacement:
-    """Attributes replaced, ``(owner, name, adapter)`` each, until :meth:`Replacement.remove`: all, or none."""
+    """Attributes replaced, ``(owner, name, adapter)`` each, until :meth:`Replacement.remove`; all of them or none."""
 
     def __init__(self, *replaced: tuple[object, str, object]) -> None:
         for owner, name, adapter in replaced:

@@ -173,3 +173,9 @@ def test_numbers_of_the_readme_are_those_recorded():
     assert f"finds {ecc['4x']}, ours {methods['Gauss-Newton']['4x']}" in readme
     phase = methods["phase correlation"]
     assert f"{phase['ms']} ms; translations: finds {phase['4x, translations']}" in readme
+
+    digits = {row[0]: [cell.split()[0] for cell in row[1:]] for row in table("digits")["rows"]}
+    ours, peer = digits["linearized, as it comes"], digits["supersampled, 3 x 3"]
+    assert f"digits in grain at 8x: error {peer[0]} % and {peer[1]} %, ours {ours[0]} % and {ours[1]} %" in readme
+    mipmap = digits["bilinear, on a mipmap"]
+    assert f"digits: {mipmap[0]} % and {mipmap[1]} %, level with ours" in readme
