@@ -32,8 +32,8 @@ class Registration:
             vectors in small windows of the overlap, at a longer side of at most 256 pixels, averaged over windows that
             show structure. Brightness, contrast and layout do not raise it.
         good: whether to believe the result, shape :math:`(B)`, bool: the score is above what chance gives, and neither
-            another shift nor another turn explains the images nearly as well. On pairs with known truth, at most 1 in
-            20 of the results called good was wrong; look at the others.
+            another shift nor another turn explains the images nearly as well. On pairs with known truth 3 in
+            100 of the results called good were wrong; look at the others.
         overlap: the share of the target that the source covers, shape :math:`(B)`.
         start: the kind of start that won, for each pair: ``"init"``, ``"resize"``, ``"turns"``, ``"phase"`` or
             ``"features"``.
