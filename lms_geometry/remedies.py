@@ -12,7 +12,7 @@ from lms_geometry.config import LinearizedSampling
 
 # The lengths, as shapes, of a last axis that is taken for channels.
 _CHANNELS = ((1,), (3,), (4,))
-_PRESETS = ("paper", "alignment", "training")
+_PRESETS = ("paper", "alignment")
 
 
 def describe(value: Any) -> str:  # noqa: ANN401
