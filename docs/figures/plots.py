@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from matplotlib import style
 from skimage import data
 
-from lms_geometry import LinearizedSampling
 from lms_geometry.plot import plot_gradient_field, plot_samples
 
 HERE = Path(__file__).parent
@@ -19,15 +18,6 @@ def main() -> None:
     cat = torch.from_numpy(data.chelsea()[:, 75:375].copy()).permute(2, 0, 1)[None].float() / 255
     small = F.interpolate(cat, (128, 128), mode="area")
     middle = torch.tensor([[[0.125, 0.0, -2.5], [0.0, 0.125, -2.5]]])
-    samplings = {
-        "bilinear": "bilinear",
-        "lms_geometry": LinearizedSampling(),
-        "lms_geometry, sigma=1": LinearizedSampling(sigma=1.0),
-        "lms_geometry, as register searches": LinearizedSampling.alignment(),
-    }
-    generator = torch.Generator().manual_seed(0)
-    field = plot_gradient_field(small, middle, (11, 11), samplings=samplings, generator=generator)
-    field.savefig(HERE / "descent_fields.png", dpi=130)
     plot_gradient_field(small, middle, (11, 11)).savefig(HERE / "descent_field.png", dpi=130)
     turned = torch.tensor([[[0.12, 0.03, -2.0], [-0.03, 0.12, 6.0]]])
     plot_samples(cat, turned, (36, 36), pixel=(17, 11)).savefig(HERE / "samples.png", dpi=130)
