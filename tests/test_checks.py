@@ -52,12 +52,18 @@ def test_the_way_out_for_an_image_leads_out(image, remedy):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda image: grid_sample_linearized(image, torch.rand(1, 2, 2, 2)), "input must have a floating dtype of 16, 32 or 64 bits"),
+        (
+            lambda image: grid_sample_linearized(image, torch.rand(1, 2, 2, 2)),
+            "input must have a floating dtype of 16, 32 or 64 bits",
+        ),
         (
             lambda image: warp_perspective_linearized(image, torch.eye(3)[None], (5, 6)),
             "src must have a floating dtype of 16, 32 or 64 bits",
         ),
-        (lambda image: roi_align_linearized(image, [torch.rand(1, 4)], 3), "input must have a floating dtype of 16, 32 or 64 bits"),
+        (
+            lambda image: roi_align_linearized(image, [torch.rand(1, 4)], 3),
+            "input must have a floating dtype of 16, 32 or 64 bits",
+        ),
         (lambda image: register(image, image), "source must have a floating dtype of 16, 32 or 64 bits"),
     ],
 )
@@ -98,6 +104,6 @@ def test_a_presets_name_and_a_preset_that_is_not_called_are_told_how(name):
 
 
 def test_another_name_lists_what_there_is():
-    message = r"got 'default': pass None for the default or LinearizedSampling\.paper\(\) or .*training\(\)$"
+    message = r"got 'default': pass None for the default or LinearizedSampling\.paper\(\) or .*alignment\(\)$"
     with pytest.raises(TypeError, match=message):
         warp_affine_linearized(torch.rand(1, 1, 5, 5), M, (5, 6), sampling="default")

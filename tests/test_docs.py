@@ -166,12 +166,18 @@ def test_numbers_of_the_readme_are_those_recorded():
     assert f"falls to {cosines['8x', 'bilinear'] - 1e-9:.2f}; ours is at least {cosines['8x', 'default']}" in readme
     assert f"gradient at 8x {cosines['8x', 'supersampled 3 x 3']:.2f}" in readme
 
-    columns = table("registration")["columns"]
-    methods = {row[0]: dict(zip(columns, row, strict=True)) for row in table("registration")["rows"]}
-    ecc = max((row for name, row in methods.items() if "ECC" in name), key=lambda row: float(row["4x"]))
-    assert f"{ecc['ms']} ms a pair, ours {methods['Gauss-Newton']['ms']} ms" in readme
-    assert f"finds {ecc['4x']}, ours {methods['Gauss-Newton']['4x']}" in readme
-    phase = methods["phase correlation"]
+    def by_method(name):
+        columns, rows = table(name)["columns"], table(name)["rows"]
+        return {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+
+    pairs = by_method("registration_pairs")
+    ours, sift = pairs["register"], pairs["OpenCV SIFT and MAGSAC"]
+    assert f"{sift['CPU s']} s a pair of photographs, ours {ours['CPU s']} s" in readme
+    assert f"in {sift['1 %']} / {sift['0.3 %']}, ours in {ours['1 %']} / {ours['0.3 %']}" in readme
+    ecc = pairs["OpenCV ECC, pyramid"]
+    assert f"{ecc['CPU s']} s a pair of photographs; a close start" in readme
+    assert f"the same 15 pairs: {ecc['1 %']} / {ecc['0.3 %']}" in readme
+    phase = by_method("registration")["phase correlation"]
     assert f"{phase['ms']} ms; translations: finds {phase['4x, translations']}" in readme
 
     digits = {row[0]: [cell.split()[0] for cell in row[1:]] for row in table("digits")["rows"]}

@@ -186,7 +186,11 @@ A, D = torch.rand(2, 3, 16, 18), torch.rand(2, 3, 8, 9)
     [
         (lambda: register(A[0], D), ValueError, r"source must have shape \(B, C, H, W\), got \(3, 16, 18\)"),
         (lambda: register(A, D[:, :2]), ValueError, "target must have source's 3 channels or either 1, got 2"),
-        (lambda: register(A.byte(), D), TypeError, r"source must have a floating dtype of 16, 32 or 64 bits, got torch\.uint8"),
+        (
+            lambda: register(A.byte(), D),
+            TypeError,
+            r"source must have a floating dtype of 16, 32 or 64 bits, got torch\.uint8",
+        ),
         (
             lambda: register(A, D.double()),
             TypeError,

@@ -51,7 +51,7 @@ def test_an_image_that_is_not_of_the_sources_frame_is_refused(two):
         two.warp(torch.rand(1, 3, *DSIZE))
     with pytest.raises(ValueError, match="image must have batch size 1 or matrix's 2, got 3"):
         two.warp(torch.rand(3, 3, *SIZE))
-    with pytest.raises(TypeError, match=r"image must have a floating dtype, got torch\.uint8"):
+    with pytest.raises(TypeError, match=r"image must have a floating dtype of 16, 32 or 64 bits, got torch\.uint8"):
         two.warp(torch.zeros(1, 1, *SIZE, dtype=torch.uint8))
 
 

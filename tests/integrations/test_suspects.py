@@ -37,6 +37,11 @@ class Registration(nn.Module):
         return self.warp_image(image).mean() + self.compose().square().mean()
 
 
+def outcome(row):
+    """The second column of a row of a report; none in the lines below the table."""
+    return re.split(" {2,}", row.strip())[1] if "  " in row.strip() else None
+
+
 def suspects(patch):
     return [line for line in patch.report().splitlines() if "exclude=[" in line]
 
@@ -45,7 +50,7 @@ def test_a_composed_field_has_a_row_of_its_own_and_a_pattern_that_excludes_it_al
     model = Registration()
     patch = linearize(model)
     model(IMAGE)
-    rows = [row for row in patch.report().splitlines() if row.endswith("swapped")]
+    rows = [row for row in patch.report().splitlines() if outcome(row) == "swapped"]
     assert [("(2, 3, 19, 26)" in row, "(2, 2, 19, 26)" in row) for row in rows] == [(True, False), (False, True)]
     (told,) = suspects(patch)
     assert "an image of 2 channels may be a displacement field or a map of coordinates" in told
@@ -55,8 +60,7 @@ def test_a_composed_field_has_a_row_of_its_own_and_a_pattern_that_excludes_it_al
     with linearize(model, exclude=[pattern]) as patch:
         model(IMAGE)
     image, field = patch.report().splitlines()[1:3]
-    assert image.endswith("swapped")
-    assert field.endswith(f"left: excluded by {pattern!r}")
+    assert [outcome(image), outcome(field)] == ["swapped", f"left: excluded by {pattern!r}"]
     assert not suspects(patch)
 
 
@@ -229,10 +233,8 @@ def test_offsets_that_are_read_from_a_coarse_map_are_suspect_and_can_be_excluded
     patch.remove()
     with linearize(model, sampling=paper(), exclude=[pattern]) as patch:
         model(IMAGE).mean().backward()
-    assert [row.rsplit("  ", 1)[-1].strip() for row in patch.report().splitlines()[1:3]] == [
-        f"left: excluded by {pattern!r}",
-        "swapped",
-    ]
+    rows = patch.report().splitlines()[1:3]
+    assert [outcome(row) for row in rows] == [f"left: excluded by {pattern!r}", "swapped"]
 
 
 def test_a_box_without_a_width_stays_visible_where_the_plain_sampler_gives_nan():
