@@ -25,8 +25,9 @@ LEAST_OVERLAP = 0.05
 _RIVAL = 0.8
 # The longer side at which rival shifts are compared, and the distance in its pixels from which a shift is another one.
 _RIVAL_SIDE, _FAR = 128, 8
-# The turn of a rival in radians, about the middle of what shows structure.
-_TURN = 0.2
+# The turn of a rival about the middle of what shows structure: in radians, and at least so many pixels at the mean
+# distance from the middle, since on small images a smaller turn is none that could be seen.
+_TURN, _TURNED = 0.2, 2.0
 
 
 class Verdict(NamedTuple):
@@ -84,9 +85,13 @@ def _turned_alike(problem: Problem, matrix: Tensor) -> Tensor:
         (strength.sum(3 - axis) * (torch.arange(n, device=matrix.device) + 0.5)).sum(1) / total
         for axis, n in ((1, height), (2, width))
     )
+    across, down = (torch.arange(n, device=matrix.device) + 0.5 for n in (width, height))
+    distance = torch.hypot(across - x[:, None, None], down[:, None] - y[:, None, None])
+    radius = (strength * distance).sum((1, 2)) / total
+    angle = (_TURNED / radius.clamp_min(torch.finfo(radius.dtype).tiny)).clamp(_TURN, torch.pi / 4).to(matrix.dtype)
     turn = torch.eye(3, dtype=matrix.dtype, device=matrix.device).repeat(len(matrix), 1, 1)
-    angle = matrix.new_tensor(_TURN)
-    turn[:, :2, :2] = torch.stack((torch.stack((angle.cos(), -angle.sin())), torch.stack((angle.sin(), angle.cos()))))
+    cos, sin = angle.cos(), angle.sin()
+    turn[:, :2, :2] = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), 1)
     middle = torch.stack((x, y), 1)
     turn[:, :2, 2] = middle - (turn[:, :2, :2] @ middle[..., None])[..., 0]
     to_normalised = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
