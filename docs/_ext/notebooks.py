@@ -6,11 +6,14 @@ claims or serve the site alone, and starts with a cell that says what to install
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _INSTALL = """\
 # Run this where the library is not installed yet, from a clone of its repository:
@@ -24,14 +27,14 @@ _LINK = (
 _FOLDERS = ("start/", "tutorials/")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Add the links when a page is read, and write the notebooks when the site is built."""
     app.connect("source-read", _add_link)
     app.connect("build-finished", _write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _add_link(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: ARG001
+def _add_link(app: "Sphinx", docname: str, source: list[str]) -> None:  # noqa: ARG001
     head, text = _split(source[0])
     if docname.startswith(_FOLDERS):
         name = f"{docname.rpartition('/')[2]}.ipynb"
@@ -40,7 +43,7 @@ def _add_link(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: AR
         )
 
 
-def _write(app: Sphinx, error: Exception | None) -> None:
+def _write(app: "Sphinx", error: Exception | None) -> None:
     if error is not None or app.builder.format != "html":
         return
     for docname in app.env.found_docs:
