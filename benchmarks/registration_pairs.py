@@ -135,10 +135,10 @@ def _ecc(
     levels: int,
 ) -> NDArray[np.float64]:
     """``findTransformECC`` for a homography from a start, or its pyramid; the start if it does not converge."""
-    matrix = np.linalg.inv(start).astype(np.float32)
     images = [_grey(image).astype(np.float32) for image in (target, source)]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-6)
     try:
+        matrix = np.linalg.inv(start).astype(np.float32)
         if levels:
             settings = cv2.ECCParameters()
             settings.criteria, settings.gaussFiltSize, settings.nlevels = criteria, 5, levels
