@@ -10,6 +10,11 @@ from torch import Tensor
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
+def photo_files(folder: Path) -> list[Path]:
+    """The image files of a folder and of those in it, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+
+
 def load_photos(folder: Path, count: int, size: int) -> Tensor:
     """The centres of a folder's first photos, in the order of their names: ``(count, 3, size, size)``, from 0 to 1.
 
@@ -19,7 +24,7 @@ def load_photos(folder: Path, count: int, size: int) -> Tensor:
         SystemExit: if the folder does not hold ``count`` photos of at least ``size`` pixels a side.
     """
     photos: list[Tensor] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
+    for path in photo_files(folder):
         if len(photos) == count:
             break
         with Image.open(path) as photo:
