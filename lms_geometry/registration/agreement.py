@@ -73,14 +73,19 @@ def agreement(
 
 def vector_field(image: Tensor, doubled: bool = False) -> Tensor:
     """The gradient of the grey image as two channels, ``(B, 2, h, w)``, its size compressed by a square root."""
-    grey = blur(image.mean(1, keepdim=True), _BLUR)
-    x = F.pad((grey[..., 2:] - grey[..., :-2]) / 2, (1, 1, 0, 0))
-    y = F.pad((grey[..., 2:, :] - grey[..., :-2, :]) / 2, (0, 0, 1, 1))
+    x, y = gradient(blur(image.mean(1, keepdim=True), _BLUR))
     size = (x.square() + y.square()).sqrt()
     size = size + 1e-3 * size.amax((2, 3), keepdim=True) + torch.finfo(size.dtype).tiny
     if doubled:
         return torch.cat(((x.square() - y.square()) / size, 2 * x * y / size), 1) / size.sqrt()
     return torch.cat((x, y), 1) / size.sqrt()
+
+
+def gradient(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """The central differences along x and y, ``(B, 1, h, w)`` each, 0 at the border."""
+    x = F.pad((grey[..., 2:] - grey[..., :-2]) / 2, (1, 1, 0, 0))
+    y = F.pad((grey[..., 2:, :] - grey[..., :-2, :]) / 2, (0, 0, 1, 1))
+    return x, y
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

@@ -7,7 +7,14 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from lms_geometry.checks import check_choice, check_same_batch, check_same_device, check_same_dtype, check_tensor
+from lms_geometry.checks import (
+    check_choice,
+    check_flag,
+    check_same_batch,
+    check_same_device,
+    check_same_dtype,
+    check_tensor,
+)
 from lms_geometry.registration.motion import Motion
 from lms_geometry.registration.problem import FULLY_VALID
 from lms_geometry.registration.similarity import Loss
@@ -50,9 +57,8 @@ def check_choices(motion: Motion, loss: Loss, fit_gain_bias: bool, overlap_only:
     """Raise unless the way to compare the images is one of those there are."""
     check_choice("motion", motion, get_args(Motion))
     check_choice("loss", loss, get_args(Loss))
-    for name, flag in (("fit_gain_bias", fit_gain_bias), ("overlap_only", overlap_only)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name} must be True or False, got {flag!r}")
+    check_flag("fit_gain_bias", fit_gain_bias)
+    check_flag("overlap_only", overlap_only)
 
 
 def check_starts(starts: object, known: Sequence[str], given: bool, adam: bool) -> None:

@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.registration.motion import Motion
+from lms_geometry.registration.problem import shrink
 
 MISSING = "OpenCV is not installed: pip install 'lms_geometry[features]'"
 TOO_SMALL = "an image is smaller than 32 pixels a side"
@@ -87,10 +87,10 @@ class _Views:
     def __init__(self, cv2: ModuleType, image: Tensor, mask: Tensor | None) -> None:
         self.cv2 = cv2
         self.size = image.shape[-2:]
-        grey = _shrunk(image.mean(0)[None, None], LONGEST)
+        grey = shrink(image.mean(0)[None, None], LONGEST)
         low, high = grey.flatten().kthvalue(max(1, grey.numel() // 200)).values, grey.amax()
         self.grey = (255 * (grey - low) / (high - low).clamp_min(torch.finfo(grey.dtype).tiny)).clamp(0, 255)
-        self.mask = None if mask is None else _shrunk(mask[None].to(grey), LONGEST)
+        self.mask = None if mask is None else shrink(mask[None].to(grey), LONGEST)
 
     def features(self, tilts: int, negative: bool) -> tuple[Any, Any]:
         """Points ``(n, 2)`` in the image's own pixels, and descriptors ``(n, 128)``."""
@@ -99,8 +99,8 @@ class _Views:
         grey = 255 - self.grey if negative else self.grey
         mask = self.mask
         if tilts:
-            grey = _shrunk(grey, _TILTED_LONGEST)
-            mask = None if mask is None else _shrunk(mask, _TILTED_LONGEST)
+            grey = shrink(grey, _TILTED_LONGEST)
+            mask = None if mask is None else shrink(mask, _TILTED_LONGEST)
         pixels = grey[0, 0].round().to(torch.uint8).cpu().numpy()
         valid = None if mask is None else (255 * (mask[0, 0] > 0.5)).to(torch.uint8).cpu().numpy()
         detector = self.cv2.SIFT_create(_MOST_TILTED if tilts else _MOST)
@@ -149,10 +149,3 @@ def _nearest(first: Tensor, second: Tensor) -> tuple[Any, Any]:
     squared = 2 - 2 * torch.cat([values for values, _ in found])
     kept = squared[:, 0] < _RATIO**2 * squared[:, 1]
     return torch.cat([places[:, 0] for _, places in found]).numpy(), kept.numpy()
-
-
-def _shrunk(image: Tensor, longest: int) -> Tensor:
-    scale = longest / max(image.shape[-2:])
-    if scale >= 1:
-        return image
-    return F.interpolate(image, [max(1, round(n * scale)) for n in image.shape[-2:]], mode="area")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.registration.agreement import shrink_mask, vector_field
+from lms_geometry.registration.motion import rotation_scale_matrix
 
 # The number of turns and scales that are tried, each twice.
 _PEAKS = 3
@@ -47,9 +48,9 @@ def similarities(source: Tensor, target: Tensor, scaled: bool) -> Tensor:
         shift = torch.where(column > _RADII // 2, column - _RADII, column)
         # A spectrum that is stretched belongs to an image that is shrunk.
         scale = (shift * -step).exp().clamp(0.25, 4) if scaled else torch.ones_like(angle)
+        none = torch.zeros_like(angle)
         for half in (0.0, math.pi):
-            cos, sin = (angle + half).cos() * scale, (angle + half).sin() * scale
-            found.append(torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), -2))
+            found.append(rotation_scale_matrix(angle + half, scale, scale, none, none)[..., :2])
         for index in range(len(surface)):  # the next peak is another one
             rows = (torch.arange(-4, 5, device=place.device) + row[index]) % _ANGLES
             columns = (torch.arange(-4, 5, device=place.device) + column[index]) % _RADII

@@ -135,7 +135,7 @@ def _make_level(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor
         size = max(64, round(size * max(per_target, 0.1) / 0.8))
         per_target = 0.8
     target = _resized(target, size / max(height, width))
-    mask = _resized(problem.target_mask, size / max(height, width)) if problem.target_mask is not None else None
+    mask = _resized(problem.target_mask, size / max(height, width))
     if per_target > 1.25:
         source = _resized(source, 1 / per_target)
     h, w = target.shape[-2:]
@@ -149,9 +149,7 @@ def _make_level(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor
     rows, columns = corner[:, 0, None] + steps, corner[:, 1, None] + steps
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None]
     patch = target[0, 0][rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]]
-    weight = inside.to(target)
-    if mask is not None:
-        weight = weight * mask[0, 0][rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]]
+    weight = inside * mask[0, 0][rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]]
     pixel = target.new_tensor([2 / w, 2 / h])
     y, x = ((index.to(target) + 0.5) * step - 1 for index, step in ((rows, pixel[1]), (columns, pixel[0])))
     points = torch.stack((x[:, None].expand(-1, len(steps), -1), y[:, :, None].expand(-1, -1, len(steps))), -1)
@@ -257,7 +255,7 @@ def _fields(patches: Tensor, structure: bool) -> Tensor:
     return fields / size.sqrt()
 
 
-def _choose_tiles(target: Tensor, mask: Tensor | None, tile: int, matrix: Tensor) -> Tensor:
+def _choose_tiles(target: Tensor, mask: Tensor, tile: int, matrix: Tensor) -> Tensor:
     """The upper left pixels ``(n, 2)`` of tiles that show structure, spread over what the source covers."""
     h, w = target.shape[-2:]
     rows = torch.linspace(0, h - tile, max(1, round(h / tile)), device=target.device).round().long()
@@ -268,9 +266,7 @@ def _choose_tiles(target: Tensor, mask: Tensor | None, tile: int, matrix: Tensor
     covered = ((there[:, :2] / there[:, 2:]).abs() < 1.05).all(1) & (there[:, 2] * there[:, 2].median().sign() > 0)
     x = F.pad((target[..., 1:] - target[..., :-1]).abs(), (0, 1))
     y = F.pad((target[..., 1:, :] - target[..., :-1, :]).abs(), (0, 0, 0, 1))
-    energy = x.minimum(x.mean() * 8) + y.minimum(y.mean() * 8)
-    if mask is not None:
-        energy = energy * mask
+    energy = (x.minimum(x.mean() * 8) + y.minimum(y.mean() * 8)) * mask
     total = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     r, c = corner.unbind(1)
     texture = total[r + tile, c + tile] - total[r, c + tile] - total[r + tile, c] + total[r, c]

@@ -32,7 +32,7 @@ class Registration:
             vectors in small windows of the overlap, at a longer side of at most 256 pixels, averaged over windows that
             show structure. Brightness, contrast and layout do not raise it.
         good: whether to believe the result, shape :math:`(B)`, bool: the score is above what chance gives, and neither
-            another shift nor another turn explains the images nearly as well. On pairs with known truth 3 in
+            another shift nor another turn explains the images nearly as well. On pairs with known truth 2 in
             100 of the results called good were wrong; look at the others.
         overlap: the share of the target that the source covers, shape :math:`(B)`.
         start: the kind of start that won, for each pair: ``"init"``, ``"resize"``, ``"turns"``, ``"phase"`` or

@@ -1,11 +1,11 @@
 """Where a search may start: the names of the kinds of starts, and those that come from the images themselves."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lms_geometry.homography import homography_warp_linearized
 from lms_geometry.registration import features, phase
+from lms_geometry.registration.agreement import gradient
 from lms_geometry.registration.motion import PARAMETERS, nearest_in
 from lms_geometry.registration.problem import FULLY_VALID, Problem, normalisation
 
@@ -95,8 +95,6 @@ def _hiding(mask: Tensor | None, row: int) -> Tensor | None:
 
 def edges(image: Tensor) -> Tensor:
     """How strong edges are, ``(B, 1, h, w)``, which another sensor, sign or turn leaves about as it is."""
-    grey = image.mean(1, keepdim=True)
-    x = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0))
-    y = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
+    x, y = gradient(image.mean(1, keepdim=True))
     size = (x.square() + y.square()).sqrt()
     return size / (size + size.mean((2, 3), keepdim=True) + torch.finfo(size.dtype).tiny)

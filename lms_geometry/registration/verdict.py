@@ -7,12 +7,13 @@ images nearly as well: neither another shift, as between repetitive images, nor 
 from typing import NamedTuple
 
 import torch
+from kornia.geometry.conversions import convert_affinematrix_to_homography
 from torch import Tensor
 
 from lms_geometry.registration.agreement import shrink_mask, vector_field
-from lms_geometry.registration.motion import PARAMETERS
+from lms_geometry.registration.motion import PARAMETERS, rotation_scale_matrix
 from lms_geometry.registration.phase import shift_correlation
-from lms_geometry.registration.problem import Problem
+from lms_geometry.registration.problem import Problem, normalisation
 from lms_geometry.registration.search import COMPARED, measure, working
 from lms_geometry.registration.starts import warp
 
@@ -80,22 +81,17 @@ def _turned_alike(problem: Problem, matrix: Tensor) -> Tensor:
     _, valid = warp(problem, matrix)
     strength = vector_field(problem.target).square().sum(1) * shrink_mask(valid)[:, 0]
     height, width = strength.shape[-2:]
+    across, down = (torch.arange(n, dtype=strength.dtype, device=strength.device) for n in (width, height))
     total = strength.sum((1, 2)).clamp_min(torch.finfo(strength.dtype).tiny)
-    y, x = (
-        (strength.sum(3 - axis) * (torch.arange(n, device=matrix.device) + 0.5)).sum(1) / total
-        for axis, n in ((1, height), (2, width))
-    )
-    across, down = (torch.arange(n, device=matrix.device) + 0.5 for n in (width, height))
+    x, y = (strength.sum(1) * across).sum(1) / total, (strength.sum(2) * down).sum(1) / total
     distance = torch.hypot(across - x[:, None, None], down[:, None] - y[:, None, None])
     radius = (strength * distance).sum((1, 2)) / total
-    angle = (_TURNED / radius.clamp_min(torch.finfo(radius.dtype).tiny)).clamp(_TURN, torch.pi / 4).to(matrix.dtype)
-    turn = torch.eye(3, dtype=matrix.dtype, device=matrix.device).repeat(len(matrix), 1, 1)
-    cos, sin = angle.cos(), angle.sin()
-    turn[:, :2, :2] = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), 1)
-    middle = torch.stack((x, y), 1)
-    turn[:, :2, 2] = middle - (turn[:, :2, :2] @ middle[..., None])[..., 0]
-    to_normalised = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-    to_normalised[0, 0], to_normalised[1, 1] = 2 / width, 2 / height
-    to_normalised[:2, 2] = -1
-    turned = matrix @ to_normalised @ turn @ torch.linalg.inv(to_normalised)
+    angle = (_TURNED / radius.clamp_min(torch.finfo(radius.dtype).tiny)).clamp(_TURN, torch.pi / 4)
+    one, none = torch.ones_like(angle), torch.zeros_like(angle)
+    to_middle, turn = (
+        convert_affinematrix_to_homography(rotation_scale_matrix(by, one, one, *shift))
+        for by, shift in ((none, (-x, -y)), (angle, (x, y)))
+    )
+    to_normalised = normalisation(problem.target)
+    turned = matrix @ (to_normalised @ turn @ to_middle @ to_normalised.inverse()).to(matrix)
     return measure(problem, turned).mean > _RIVAL * measure(problem, matrix).mean
