@@ -26,6 +26,7 @@ def move_points(path: Path, transform: Transform, results: Results) -> str:
     count = len(transform.matrix)
     if count > 1 and "frame" not in names:
         raise InputError(f"{path} must have a column frame, from 0 to {count - 1}, for a transform of {count} matrices")
+    points, frames = [], []
     for line, row in enumerate(rows, start=2 if head else 1):
         x, y = (_number(row[place]) if place < len(row) else None for place in places)
         if x is None or y is None:
@@ -33,9 +34,11 @@ def move_points(path: Path, transform: Transform, results: Results) -> str:
         frame = _number(row[names.index("frame")]) if count > 1 and len(row) > names.index("frame") else 0.0
         if frame is None or frame not in range(count):
             raise InputError(f"{path}, line {line}: frame must be from 0 to {count - 1}, got {', '.join(row)}")
-        index = int(frame)
-        moved = Transform(transform.matrix[index : index + 1]).points(torch.tensor([[[x, y]]], dtype=torch.float64))
-        for place, number in zip(places, moved[0, 0].tolist(), strict=True):
+        points.append([[x, y]])
+        frames.append(int(frame))
+    moved = Transform(transform.matrix[frames]).points(torch.tensor(points, dtype=torch.float64).view(-1, 1, 2))
+    for row, point in zip(rows, moved[:, 0].tolist(), strict=True):
+        for place, number in zip(places, point, strict=True):
             row[place] = repr(round(number, 6))
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(([head] if head else []) + rows)

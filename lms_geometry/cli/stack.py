@@ -71,14 +71,14 @@ def align_stack(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Align the frames, and write them and their matrices; returns what was written as JSON."""
-    stems = [prefix + stem for stem in _stems(frames)]
-    suffix = suffix_for(frames[0], len(frames) // len(stems))
+    stems, first = [prefix + stem for stem in _stems(frames)], frames[0]
+    suffix = suffix_for(first, len(frames) // len(stems))
     results.check(*(stem + suffix for stem in stems), prefix + "overlay.png", prefix + "registration.json")
     matrices, rows = FrameAligner(frames, name, settings, options, progress).against(reference)
     good = torch.tensor([float(row["good"]) for row in rows], dtype=torch.float64)
     if options.smooth and good.any():
-        matrices = smooth_matrices(matrices, good, frames[0].size, settings.motion, options.smooth)
-    size = reference.picture.size if isinstance(reference, Side) else frames[0].size
+        matrices = smooth_matrices(matrices, good, first.size, settings.motion, options.smooth)
+    size = reference.picture.size if isinstance(reference, Side) else first.size
 
     def warped(index: int) -> Picture:
         return warp_picture(frames[index], matrices[index], size, settings.device)
@@ -100,7 +100,7 @@ def align_stack(
         "target": reference.name if isinstance(reference, Side) else reference,
         "matrix": matrices.tolist(),
         "matrix_convention": CONVENTION,
-        "source_size": list(frames[0].size),
+        "source_size": list(first.size),
         "target_size": list(size),
         "score": rows[worst]["score"],
         "good": all(row["good"] for row in rows),
