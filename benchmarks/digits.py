@@ -21,6 +21,7 @@ from benchmarks.commands import parser
 from benchmarks.results import report
 from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, grid_sample_linearized
+from lms_geometry.registration.motion import rotation_scale_matrix
 
 CANVAS = 48
 STEPS, BATCH, LEARNING_RATE = 600, 64, 2e-3
@@ -149,8 +150,8 @@ def canvases(digits: Tensor, grain: float, generator: torch.Generator) -> Tensor
 def matrices(parameters: Tensor) -> Tensor:
     """Rotation, log2 of the scale, and shifts ``(4, B)`` as matrices ``(B, 2, 3)``."""
     angle, log2_scale, x, y = parameters
-    cos, sin = angle.cos() * log2_scale.exp2(), angle.sin() * log2_scale.exp2()
-    return torch.stack((torch.stack((cos, -sin, x), -1), torch.stack((sin, cos, y), -1)), 1)
+    scale = log2_scale.exp2()
+    return rotation_scale_matrix(angle, scale, scale, x, y)
 
 
 def _cell(errors: list[float]) -> str:

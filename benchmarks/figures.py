@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lms_geometry.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+
 _STYLE = Path(__file__).parents[1] / "docs" / "figure.mplstyle"
 
 # Dots per inch.
 DPI = 130
 
-# Colours of M. Okabe and K. Ito, which people with any kind of colour vision can tell apart.
-GREY, BLUE, VERMILION, GREEN = "#8c8c8c", "#0072B2", "#D55E00", "#009E73"
-PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 MARKERS = "osD^vP*X<>"
 

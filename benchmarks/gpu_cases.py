@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.samplers import MASKED
 from lms_geometry import LinearizedSampling, backends, draw_noise, grid_sample_linearized
+from lms_geometry.checks import PADDING_MODES
 
 # Image, grid, Jacobian and noise.
 Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -20,9 +21,8 @@ METHODS = {
     "whitened": replace(MASKED, ridge=0.3, jitter=0.5),
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-PADDINGS = ("zeros", "border", "reflection")
 # After so many cases there was one of every method, dtype and padding.
-KINDS = len(METHODS) * len(DTYPES) * len(PADDINGS)
+KINDS = len(METHODS) * len(DTYPES) * len(PADDING_MODES)
 
 
 def compare(seed: int, backend: str, device: torch.device) -> tuple[str, dict[str, float]]:
@@ -32,7 +32,7 @@ def compare(seed: int, backend: str, device: torch.device) -> tuple[str, dict[st
     name, dtype = names[seed % 3], DTYPES[seed // 3 % 3]
     sampling = replace(METHODS[name], intercept=choose.random() < 0.8)
     sampling = replace(sampling, num_samples=choose.choice((4, 9, 16, 25) if name == "mean" else (4, 7, 8, 12)))
-    how = {"padding_mode": PADDINGS[seed // 9 % 3], "align_corners": choose.random() < 0.5}
+    how = {"padding_mode": PADDING_MODES[seed // 9 % 3], "align_corners": choose.random() < 0.5}
     tensors = _tensors(choose, seed, sampling, dtype)
 
     def moved(to: torch.dtype | torch.device) -> Tensors:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.commands import parser
 from benchmarks.datasets import NAMES, SIZES, load_images
-from benchmarks.figures import BLUE, LINES, VERMILION, save_beside
+from benchmarks.figures import LINES, save_beside
 from benchmarks.peers import AUTHORS
 from benchmarks.problems import make_targets
 from benchmarks.results import report
@@ -43,6 +43,7 @@ from benchmarks.samplers import (
     scale_space,
     supersampled,
 )
+from lms_geometry.figures import BLUE, VERMILION
 
 # The largest translation along an axis, in half widths, and the number of translations along an axis.
 REACH, POINTS = 1.0, 10

@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from benchmarks import registration_peers as peers
 from benchmarks.datasets import SIZES, load_images
-from benchmarks.figures import BLUE, GREEN, GREY, MARKERS, ORANGE, PURPLE, VERMILION, label_ends, save_figure
+from benchmarks.figures import MARKERS, label_ends, save_figure
 from benchmarks.problems import SCALES, draw_parameters, make_targets, normalised, to_warps
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from lms_geometry import Adam, GaussNewton, register
+from lms_geometry.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from lms_geometry.registration.metrics import corner_error
 
 FOUND = 0.02

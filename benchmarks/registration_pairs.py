@@ -1,6 +1,6 @@
 """Registration of real pairs beside its peers: a folder of pairs with their truth.
 
-    python -m benchmarks.registration_pairs --data DIR [--json FILE] [--threads N] [--motion homography]
+    python -m benchmarks.registration_pairs --data DIR [--json FILE] [--threads N] [--without METHOD ...]
 
 The folder holds image files and ``pairs.json``: a list of objects with a ``name``, the file names ``source`` and
 ``target``, and the truth: ``source_points`` and ``target_points``, lists of landmarks (x, y), or a ``matrix`` from
@@ -11,7 +11,6 @@ or else of the source's corners, in the target, over the target's longer side. A
 import json
 import math
 import time
-from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +24,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.commands import parser
 from benchmarks.registration import roc_auc
+from benchmarks.registration_peers import find_ecc
 from benchmarks.results import report
 from lms_geometry import register
 
@@ -38,12 +39,12 @@ THRESHOLDS = (0.01, 0.003)
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of pairs")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--data", type=Path, required=True, help="the folder of pairs")
+    command.add_argument("--json", type=Path, help="write the result to this file")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    command.add_argument("--without", nargs="*", default=[], help="methods to leave out")
+    options = command.parse_args()
     torch.set_num_threads(options.threads)
     pairs = json.loads((options.data / "pairs.json").read_text())
     found: dict[str, list[dict[str, Any]]] = {}
@@ -135,17 +136,10 @@ def _ecc(
     levels: int,
 ) -> NDArray[np.float64]:
     """``findTransformECC`` for a homography from a start, or its pyramid; the start if it does not converge."""
-    images = [_grey(image).astype(np.float32) for image in (target, source)]
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-6)
+    moving, fixed = (_grey(image).astype(np.float32) for image in (source, target))
     try:
         matrix = np.linalg.inv(start).astype(np.float32)
-        if levels:
-            settings = cv2.ECCParameters()
-            settings.criteria, settings.gaussFiltSize, settings.nlevels = criteria, 5, levels
-            settings.motionType = cv2.MOTION_HOMOGRAPHY
-            _, matrix = cv2.findTransformECCMultiScale(*images, matrix, settings)
-        else:
-            _, matrix = cv2.findTransformECC(*images, matrix, cv2.MOTION_HOMOGRAPHY, criteria, None, 5)
+        matrix = find_ecc(cv2, moving, fixed, matrix, cv2.MOTION_HOMOGRAPHY, 100, 5, levels)
         return np.asarray(np.linalg.inv(matrix.astype(np.float64)), np.float64)
     except (cv2.error, np.linalg.LinAlgError):
         return start

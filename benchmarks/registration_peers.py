@@ -7,6 +7,7 @@ the better one is here.
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from kornia.geometry import ImageRegistrator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.problems import normalised
@@ -37,24 +39,37 @@ def ecc(gaussian: int, levels: int = 0) -> Method:
         found = []
         for source, target in zip(_grey(shrunk), _grey(targets), strict=True):
             matrix = np.eye(2, 3, dtype=np.float32)
-            criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)
-            try:
-                if levels:
-                    settings = cv2.ECCParameters()
-                    settings.criteria, settings.gaussFiltSize, settings.nlevels = criteria, gaussian, levels
-                    settings.motionType = cv2.MOTION_AFFINE
-                    _, matrix = cv2.findTransformECCMultiScale(target, source, matrix, settings)
-                else:
-                    _, matrix = cv2.findTransformECC(
-                        target, source, matrix, cv2.MOTION_AFFINE, criteria, None, gaussian
-                    )
-            except cv2.error:
-                pass  # it did not converge: the start is its answer
+            with suppress(cv2.error):  # it did not converge: the start is its answer
+                matrix = find_ecc(cv2, source, target, matrix, cv2.MOTION_AFFINE, 200, gaussian, levels)
             found.append(torch.from_numpy(np.vstack((matrix, [0, 0, 1])).astype(np.float32)))
         size = targets.shape[-2], targets.shape[-1]
         return normalize_homography(torch.stack(found), size, size, align_corners=False)
 
     return align
+
+
+def find_ecc(
+    cv2: Any,  # noqa: ANN401
+    source: NDArray[Any],
+    target: NDArray[Any],
+    start: NDArray[np.float32],
+    motion: int,
+    steps: int,
+    gaussian: int,
+    levels: int,
+) -> NDArray[np.float32]:
+    """The matrix from target to source, in pixels, of OpenCV's ``findTransformECC``, or of its pyramid of levels.
+
+    Raises:
+        cv2.error: if it does not converge.
+    """
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-6)
+    if not levels:
+        return cv2.findTransformECC(target, source, start, motion, criteria, None, gaussian)[1]
+    settings = cv2.ECCParameters()
+    settings.criteria, settings.gaussFiltSize, settings.nlevels = criteria, gaussian, levels
+    settings.motionType = motion
+    return cv2.findTransformECCMultiScale(target, source, start, settings)[1]
 
 
 def kornia_registrator(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001

@@ -14,8 +14,9 @@ from benchmarks.classification.data import SIZE, Images
 from benchmarks.classification.networks import Network
 from benchmarks.classification.samplers import BILINEAR, TRAINING, UNMASKED
 from benchmarks.classification.train import Job, Split
-from benchmarks.figures import LINES, ORANGE, PURPLE, look, number_look, save_figure
+from benchmarks.figures import LINES, look, number_look, save_figure
 from benchmarks.peers import AUTHORS
+from lms_geometry.figures import ORANGE, PURPLE
 
 # The most classes whose average views are drawn, and the longest name that leaves room for two columns of a legend.
 _CLASSES = 10

@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.datasets import load_images
-from benchmarks.figures import BLUE, GREY, ORANGE, PURPLE, SKY, save_figure
+from benchmarks.figures import save_figure
 from benchmarks.pixel.samplers import DEFAULT, SAMPLERS, Size, View, area_held, linearized, pixel_mean, shrinking
 from benchmarks.results import report
 from benchmarks.runs import Job, add_options, run_cells
 from lms_geometry import LinearizedSampling
+from lms_geometry.figures import BLUE, GREY, ORANGE, PURPLE, SKY
 
 RATES = (8, 4, 2)
 TURNS = (0.0, 0.35)

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.datasets import load_images
-from benchmarks.figures import BLUE, GREY, ORANGE, SKY, save_figure
+from benchmarks.figures import save_figure
 from benchmarks.pixel.samplers import DEFAULT, FINE, View, bilinear, shrinking, supersampled
 from benchmarks.pixel.samplers import SAMPLERS as PIXEL_SAMPLERS
 from benchmarks.results import report
+from lms_geometry.figures import BLUE, GREY, ORANGE, SKY
 
 # Title, how many of the two axes change, and the angle in radians.
 PATHS = {"one axis": (1, 0.0), "both axes": (2, 0.0), "both axes, turned": (2, 0.35)}
