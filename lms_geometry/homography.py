@@ -8,7 +8,7 @@ from kornia.geometry.transform import HomographyWarper
 from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
-from lms_geometry.checks import PADDING_MODES, check_flag, check_size, check_tensor
+from lms_geometry.checks import PADDING_MODES, check_dense, check_flag, check_size, check_tensor
 from lms_geometry.config import LinearizedSampling, Reading
 from lms_geometry.projection import pixel_normalisation, project, unit_scale
 from lms_geometry.symbolic import one_node
@@ -147,9 +147,7 @@ class LinearizedHomographyWarper(HomographyWarper):
 
     def precompute_warp_grid(self, src_homo_dst: Tensor) -> None:
         """Keep a copy of homographies :math:`(B, 3, 3)` or :math:`(B, 1, 3, 3)` for calls that give none."""
-        if not isinstance(src_homo_dst, Tensor):
-            raise TypeError(f"src_homo_dst must be a tensor, got {type(src_homo_dst).__name__}")
-        self._precomputed = src_homo_dst.clone()
+        self._precomputed = check_dense("src_homo_dst", src_homo_dst).clone()
 
     def forward(
         self,

@@ -104,10 +104,8 @@ def grid_sample_linearized(
         >>> grid_sample_linearized(image, grid.requires_grad_()).shape
         torch.Size([2, 3, 5, 6])
     """
-    sampling, reading = (
-        check_sampling(sampling),
-        Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True)),
-    )
+    sampling = check_sampling(sampling)
+    reading = Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True))
     _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.to(torch.promote_types(dtype, torch.float32))
@@ -173,10 +171,8 @@ def grid_sample_value_and_slope(
         >>> bool((shift - torch.tensor([0.2, -0.1])).abs().max() < 0.01)
         True
     """
-    sampling, reading = (
-        check_sampling(sampling),
-        Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True)),
-    )
+    sampling = check_sampling(sampling)
+    reading = Reading(mode, padding_mode, check_flag("align_corners", align_corners, optional=True))
     _check(input, grid, reading, sampling, jacobian, noise, generator)
     dtype = _result_dtype(input, grid)
     grid = grid.detach().to(torch.promote_types(dtype, torch.float32))

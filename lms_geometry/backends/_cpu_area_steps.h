@@ -75,7 +75,7 @@ ALWAYS_INLINE int area_step(const float *before, const float *here, const float 
     const float bx = (here[0] - before[0]) * half_x, by = (here[1] - before[1]) * half_y;
     const float ax = (next[0] - here[0]) * half_x, ay = (next[1] - here[1]) * half_y;
     const float to_next = ax * ax + ay * ay, from_before = bx * bx + by * by;
-    const int smaller = (to_next * NEARLY <= from_before) | (from_before != from_before); /* no number is longer than any */
+    const int smaller = (to_next * NEARLY <= from_before) | (from_before != from_before); /* NaN is the longest */
     const int after = (place_along < last) & ((place_along == 0) | smaller);
     *x = after ? ax : bx;
     *y = after ? ay : by;
