@@ -118,6 +118,7 @@ class LinearizedHomographyWarper(HomographyWarper):
         sampling: settings of the method; :class:`LinearizedSampling` as it comes if ``None``.
 
     Raises:
+        TypeError: if a flag is not a bool.
         ValueError: if the size is negative or no size.
 
     Example:
@@ -141,6 +142,8 @@ class LinearizedHomographyWarper(HomographyWarper):
         sampling: LinearizedSampling | None = None,
     ) -> None:
         height, width = check_size("(height, width)", (height, width))
+        check_flag("normalized_coordinates", normalized_coordinates)
+        check_flag("align_corners", align_corners)
         super().__init__(height, width, mode, padding_mode, normalized_coordinates, align_corners)
         self.sampling = LinearizedSampling() if sampling is None else sampling
         self._precomputed: Tensor | None = None

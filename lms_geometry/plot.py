@@ -190,7 +190,7 @@ def plot_gradient_field(
     for panel in panels.flat[len(samplings) :]:
         panel.set_axis_off()
     for panel, (name, sampling) in zip(panels.flat, samplings.items(), strict=False):
-        sampling = sampling if sampling == "bilinear" else check_sampling(sampling)
+        sampling = sampling if isinstance(sampling, str) and sampling == "bilinear" else check_sampling(sampling)
         field = torch.cat(
             [_descent(source, grid, jacobian, target, m, sampling, align_corners, generator) for m in moves.split(32)]
         )

@@ -1,18 +1,21 @@
 """Random calls of the public functions: backends against one another and against float64, and bad arguments.
 
-    python tests/fuzz.py [--calls N] [--seed N] [--first N]
+    python tests/fuzz.py [--calls N] [--first N] [--failures N]
+    TRITON_INTERPRET=1 python tests/fuzz.py --backend triton
 
 A case draws a function, tensors and settings from a seed of its own, so that a case that fails can be run alone:
-``--first NUMBER --calls 1``. Each call of a public function counts. A case is one of three:
+``--first NUMBER --calls 1``. Each call of a public function counts. A case is one of four:
 
-- **numbers**: values and gradients of the C kernel, on every instruction set of this machine, are compared with those
-  of plain torch in float32, and these with plain torch in float64. They must be finite, and the C kernel may differ
-  from torch by eight times what float32 costs torch. Where a read falls on a texel but for rounding, a derivative jumps;
+- **numbers**: values and gradients of the C kernel, on every instruction set of this machine, or of the Triton kernels
+  are compared with those of plain torch in float32, and these with plain torch in float64. They must be finite, and a
+  kernel may differ from torch by eight times what float32 costs torch. Where a read falls on a texel but for rounding, a derivative jumps;
   so the result in float64 is also computed at inputs that are moved by a few roundings, and how far it moves is allowed.
 - **ties**: the same at points that are made for rounding to decide: mirrored grids, rows of points on the first or the
   last row of texels, Jacobians at their limit. Points are not moved here.
-- **arguments**: one argument is replaced by an odd one. The call must succeed, with finite numbers, or raise an error
-  that is the library's own and names the argument.
+- **arguments**: one argument of a function or a class is replaced by an odd one. The call must succeed or raise an
+  error that is the library's own and names the argument.
+- **register**: two small images are registered, which are related or not, blank, or huge in value. The matrix must be
+  finite and the score a number from 0 to 1. In every second of these cases one argument is replaced by an odd one.
 """
 
 import argparse
@@ -32,10 +35,12 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.geometry import warp_affine
 
 import lms_geometry
 from lms_geometry import LinearizedSampling, backends, draw_noise
 from lms_geometry.backends import cpu
+from lms_geometry.limits import FARTHEST_DRAW, LARGEST_DERIVATIVE
 
 HERE = str(Path(lms_geometry.__file__).parent)
 SIZES = (1, 2, 2, 3, 4, 5, 7)
@@ -55,6 +60,18 @@ ODD = (
     torch.zeros(1, 2, 2, 2, device="meta"), LinearizedSampling(), LinearizedSampling.paper(), torch.Generator(),
 )  # fmt: skip
 INSTRUCTION_SETS = "baseline", "avx2", "avx512"
+MOTIONS = "translation", "rigid", "similarity", "anisotropic", "affine", "homography"
+SETTINGS = {
+    LinearizedSampling: {},
+    lms_geometry.Adam: {},
+    lms_geometry.GaussNewton: {},
+    lms_geometry.Annealed: {"first": 4.0, "last": 0.1},
+    lms_geometry.Stage: {"until": 0.5, "longest": 32, "kept": 2, "free": 3},
+    lms_geometry.Transform: {"matrix": torch.eye(3)[None]},
+    lms_geometry.LinearizedGridSample: {"sampling": None},
+    lms_geometry.LinearizedHomographyWarper: {"height": 3, "width": 4},
+    lms_geometry.LinearizedRoIAlign: {"output_size": 3, "spatial_scale": 1.0, "sampling_ratio": 1},
+}
 INTENSITY = (1.0, 1.0, 1.0, 255.0, 1e-6, 1e6)
 
 
@@ -203,6 +220,40 @@ class Case:
             options |= {"normalized_coordinates": self.one(True, False)}
         return options
 
+    def pair(self):
+        """Two images to register, and settings that are allowed."""
+        sizes = [[self.one(1, 2, 7, 16, 24, 41) for _ in "hw"] for _ in "st"]
+        kind = self.one("related", "related", "noise", "blank", "two values")
+        channels, batch = self.one(1, 1, 3), self.one(1, 1, 2)
+        source = self.uniform(batch, channels, *sizes[0])
+        if kind == "blank":
+            source = source * 0 + self.one(0.0, 0.5)
+        elif kind == "two values":
+            source = source.round()
+        target = self.uniform(self.one(1, batch), channels, *sizes[1])
+        if kind != "noise":
+            source = F.avg_pool2d(source, 5, 1, 2)
+            # Related by a motion that is drawn: the image is shrunk, turned and shifted by kornia.
+            M = self.matrix()[None, :2] if kind == "related" else torch.eye(2, 3)[None]
+            target = warp_affine(source[: len(target)], M, sizes[1])
+        unit = self.one(*INTENSITY, 1e-10, 1e30)
+        arguments = {"source": source * unit, "target": target * self.one(unit, unit, 1.0)}
+        options = {
+            "motion": self.one(*MOTIONS),
+            "loss": self.one("squared", "squared", "huber", "structure"),
+            "solver": self.one(lms_geometry.GaussNewton(self.one(3, 20)), lms_geometry.Adam(3)),
+            "fit_gain_bias": self.one(False, False, True),
+            "overlap_only": self.one(False, False, True),
+            "max_size": self.one(None, None, 12),
+            "generator": self.generator,
+        }
+        if self.one(False, False, False, True):
+            options["init"] = self.matrix().inverse()[None]
+        for name, image in arguments.items():
+            if self.one(False, False, False, True):
+                options[f"{name}_mask"] = (self.uniform(len(image), 1, *image.shape[-2:]) > 0.3).float()
+        return arguments | options
+
 
 def run(name, tensors, options, backend="eager", double=False, weights=None):
     """Value, and gradients for all tensors that get one, by one backend."""
@@ -220,8 +271,8 @@ def run(name, tensors, options, backend="eager", double=False, weights=None):
     return [result.detach(), *(g for g in gradients if g is not None)]
 
 
-def check_numbers(case, ties, counts):
-    """Compare the backends on a case."""
+def check_numbers(case, ties, counts, backend):
+    """Compare a backend with plain torch on a case."""
     tensors, options = case.tensors(ties), case.options()
     plain = run(case.name, tensors, options)
     weights = torch.randn(plain[0].shape, generator=case.generator)
@@ -231,6 +282,11 @@ def check_numbers(case, ties, counts):
     for result in ours:
         if not result.isfinite().all():
             raise CallError("a result that is not finite")
+    if backend == "triton":
+        theirs = run(case.name, tensors, options, backend, weights=weights)
+        counts["calls"] += 1
+        compare(case, ties, tensors, options, weights, theirs, ours, true, counts)
+        return
     if cpu.unavailable_reason() is not None:
         return
     for instructions in INSTRUCTION_SETS[: INSTRUCTION_SETS.index(cpu._library.instruction_set().decode()) + 1]:
@@ -241,20 +297,27 @@ def check_numbers(case, ties, counts):
 
 
 def compare(case, ties, tensors, options, weights, theirs, ours, true, counts):
-    """Raise unless the C kernel's results are torch's, but for what float32 costs."""
+    """Raise unless the kernel's results are torch's, but for what float32 costs."""
     # What a result is the sum of may be larger than the result.
-    image = next(iter(tensors.values()))
+    image, jacobian, noise = next(iter(tensors.values())), tensors.get("jacobian"), tensors["noise"]
     largest = image.abs().max().item() if image.numel() else 0.0
     scales = [largest, 1.0, *[largest * max(image.shape[-2:])] * 2]
+    if jacobian is not None and jacobian.numel():
+        # Float32 places a point that is r texels away to 6e-8 r texels.
+        far = 1 + 0.1 * min(jacobian.abs().max().item(), LARGEST_DERIVATIVE)
+        scales = [far * scale for scale in scales]
+    if noise is not None and noise.numel() and noise.abs().max() > FARTHEST_DRAW:
+        # Draws that the limit lays on one another leave a fit no digits: what is asked for is a finite result.
+        scales = [torch.inf] * 4
     over = beyond(theirs, ours, true, scales)
     if over:
-        moved = [jolted(tensors, case, ["noise", "jacobian"] if ties else list(tensors)[1:]) for _ in range(12)]
+        moved = [jolted(tensors, case, ties) for _ in range(12)]
         again = [run(case.name, t, options, double=True, weights=weights) for t in moved]
         counts["calls"] += len(again)
         over = beyond(theirs, ours, true, scales, again)
         counts["decided by rounding"] += not over
     if over:
-        raise CallError(f"the C kernel differs ({cpu._instructions}): {over}")
+        raise CallError(f"the kernel differs ({cpu._instructions}): {over}")
 
 
 def beyond(theirs, ours, true, scales, again=()):
@@ -263,7 +326,7 @@ def beyond(theirs, ours, true, scales, again=()):
         if c.numel() == 0:
             continue
         if not c.isfinite().all():
-            return "a result of the C kernel is not finite"
+            return "a result of the kernel is not finite"
         size = max(d.abs().max().item(), e.abs().max().item(), scales[position])
         error = max([(e - d).abs().max().item(), *((e - r[position]).abs().max().item() for r in again)])
         apart = (c - e).abs().max().item()
@@ -272,14 +335,27 @@ def beyond(theirs, ours, true, scales, again=()):
     return ""
 
 
-def jolted(tensors, case, names):
-    """The same tensors, but for a few roundings of those of these names."""
+def jolted(tensors, case, ties):
+    """The same tensors, but for a few roundings of the image's companions, or, at ties, of the noise and the Jacobian.
+
+    At a tie the Jacobian is scaled as a whole. So its entries stay equal, and the far points that it leads to move.
+    """
+    names = ["noise", "jacobian"] if ties else list(tensors)[1:]
 
     def move(name, tensor):
-        if tensor is None or name not in names:
+        if tensor is None or name not in names or tensor.numel() == 0:
             return tensor
-        size = tensor[tensor.isfinite()].abs().amax() if tensor.isfinite().any() else 1.0
-        return tensor + 4e-7 * size.clamp(1e-30, 1e3) * (2 * case.uniform(*tensor.shape) - 1)
+        if name == "jacobian":
+            tensor = tensor.clamp(-LARGEST_DERIVATIVE, LARGEST_DERIVATIVE)  # beyond it nothing moves
+            if ties:
+                return tensor * (1 - 4e-7 * case.uniform(1))
+        size = tensor.abs().nan_to_num(0.0, 0.0).amax()
+        if name in ("grid", "map_x", "map_y"):
+            size = size.clamp(max=1e3)  # one entry may be huge
+        step = 4e-7 * size * (2 * case.uniform(*tensor.shape) - 1)
+        if name == "boxes":
+            step[:, 0] = 0.0  # the number of the image
+        return torch.where(tensor.isfinite(), tensor + step, tensor)
 
     return {name: move(name, tensor) for name, tensor in tensors.items()}
 
@@ -305,15 +381,39 @@ def related(name, arguments):
 
 
 def check_settings(case, counts):
-    settings = {n: getattr(case.sampling, n) for n in inspect.signature(LinearizedSampling).parameters}
-    name = case.random.choice(list(settings))
+    """Make an object of a public class, and noise, with one argument replaced."""
+    made, valid = case.random.choice(list(SETTINGS.items()))
+    valid = {n: getattr(case.sampling, n) for n in ("num_samples", "sigma")} if made is LinearizedSampling else valid
+    names = list(inspect.signature(made).parameters)
+    name, value = case.random.choice(names), case.random.choice(ODD)
     counts["calls"] += 1
-    value = case.random.choice(ODD)
-    _must_name(partial(LinearizedSampling, **settings | {name: value}), list(settings), f"{name}={value!r}")
+    _must_name(partial(made, **valid | {name: value}), names, f"{made.__name__} with {name}={value!r}")
     counts["calls"] += 1
     key, value = case.one("sampling", "size", "generator", "dtype"), case.random.choice(ODD)
     arguments = {"sampling": LinearizedSampling.paper(), "size": (3, 4)} | {key: value}
     _must_name(partial(draw_noise, **arguments), [key], f"{key}={value!r}")
+
+
+def check_register(case, counts):
+    """Register two images, and ask for a result that is finite."""
+    arguments = case.pair()
+    counts["calls"] += 1
+    names = list(inspect.signature(lms_geometry.register).parameters)
+    if case.one(True, False):
+        name, value = case.random.choice(names), case.random.choice(ODD)
+        _must_name(partial(lms_geometry.register, **arguments | {name: value}), names, f"{name}={value!r}")
+        return
+    try:
+        found = lms_geometry.register(**arguments)
+    except ValueError as error:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.startswith(HERE):
+            raise
+        counts["refused"] += 1
+        return
+    if not found.matrix.isfinite().all() or not found.path.isfinite().all():
+        raise CallError(f"a matrix that is not finite: {found.matrix.tolist()}")
+    if not ((found.score >= 0) & (found.score <= 1) & (found.overlap >= 0) & (found.overlap <= 1)).all():
+        raise CallError(f"score {found.score.tolist()}, overlap {found.overlap.tolist()}")
 
 
 def _must_name(call, names, what):
@@ -327,25 +427,29 @@ def _must_name(call, names, what):
         raise CallError(f"{what} gives the raw error {type(error).__name__}: {error}") from error
 
 
-def check(seed, counts):
+def check(seed, counts, backend="cpu"):
     """Run the case of a seed."""
     case = Case(seed)
-    kind = case.one("numbers", "numbers", "ties", "arguments", "arguments")
+    kinds = ("numbers", "numbers", "ties", "arguments", "arguments") if backend == "cpu" else ("numbers", "ties")
+    kind = case.one(*kinds)
+    if kind == "arguments" and case.one(True, *[False] * 14):
+        kind = "register"
     if kind == "ties":
         case.name = "grid_sample_linearized"
     counts[kind] += 1
     try:
-        if kind == "arguments":
+        if kind == "register":
+            check_register(case, counts)
+        elif kind == "arguments":
             check_arguments(case, counts)
         else:
-            check_numbers(case, kind == "ties", counts)
-    except CallError as failure:
-        raise CallError(f"case {seed} ({kind}, {case.name}, {case.sampling}): {failure}") from failure.__cause__
+            check_numbers(case, kind == "ties", counts, backend)
     except Exception as error:
-        raise CallError(f"case {seed} ({kind}, {case.name}, {case.sampling}): raw error {error!r}") from error
+        what = error if isinstance(error, CallError) else f"raw error {error!r}"
+        raise CallError(f"case {seed} ({kind}, {case.name}, {case.sampling}): {what}") from error
 
 
-def fuzz(calls, first=0, stop_at=20, show=None):
+def fuzz(calls, first=0, stop_at=20, show=None, backend="cpu"):
     """Run cases until there were so many calls. Returns the failures, and counts of what was done."""
     counts, failures, start = Counter(), [], time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -358,7 +462,7 @@ def fuzz(calls, first=0, stop_at=20, show=None):
             if counts["calls"] >= calls or len(failures) >= stop_at:
                 return failures, counts
             try:
-                check(seed, counts)
+                check(seed, counts, backend)
             except CallError as failure:
                 failures.append(str(failure))
                 if show:
@@ -374,9 +478,10 @@ def main():
     parser.add_argument("--calls", type=int, default=10_000, help="calls of public functions")
     parser.add_argument("--first", type=int, default=0, help="number of the first case, which is its seed")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many")
+    parser.add_argument("--backend", choices=("cpu", "triton"), default="cpu", help="what is compared with plain torch")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    failures, counts = fuzz(options.calls, options.first, options.failures, sys.stdout)
+    failures, counts = fuzz(options.calls, options.first, options.failures, sys.stdout, options.backend)
     print(f"{dict(counts)}; {len(failures)} failures")
     sys.exit(bool(failures))
 

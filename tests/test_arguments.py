@@ -209,6 +209,12 @@ def test_a_warper_of_no_size_is_refused_when_it_is_made(size):
         LinearizedHomographyWarper(*size)
 
 
+@pytest.mark.parametrize("flag", ["normalized_coordinates", "align_corners"])
+def test_a_warper_with_a_tensor_for_a_flag_is_refused_when_it_is_made(flag):
+    with pytest.raises(TypeError, match=f"{flag} must be True or False, got tensor"):
+        LinearizedHomographyWarper(4, 5, **{flag: torch.zeros(2)})
+
+
 def test_a_homography_that_is_no_tensor_is_named():
     with pytest.raises(TypeError, match="src_homo_dst must be a tensor, got list"):
         LinearizedHomographyWarper(4, 5).precompute_warp_grid([[1.0]])

@@ -256,6 +256,18 @@ def test_gauss_newton_ends_nearer_than_adam_in_fewer_steps():
     assert errors["gauss-newton"] < errors["adam"] / 5
 
 
+@pytest.mark.parametrize("overlap_only", [False, True])
+@pytest.mark.parametrize("sampler", ["bilinear", Adam().sampler], ids=["bilinear", "annealed"])
+def test_adam_works_on_images_of_max_size(overlap_only, sampler):
+    truth = about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = draw_scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    options = {"max_size": max(DSIZE) // 2, "overlap_only": overlap_only, "generator": torch.manual_seed(0)}
+    init = truth[None] @ torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, -1.5], [0.0, 0.0, 1.0]])
+    found = register(source, target, "similarity", Adam(sampler=sampler), init=init, **options)
+    assert corner_error(found.matrix, truth, DSIZE).item() < 0.2 * corner_error(init, truth, DSIZE).item()
+
+
 def test_a_converged_image_stands_still():
     source = draw_scene(SIZE)
     target = warp_perspective(source, about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE)
@@ -319,11 +331,14 @@ def test_the_score_tells_a_match_from_none():
     assert found.score[1] < 0.7
 
 
+@pytest.mark.parametrize("solver", [GaussNewton(steps=12), Adam(steps=3)], ids=["gauss-newton", "adam"])
 @pytest.mark.parametrize("motion", ["similarity", "homography"])
-def test_finite_images_give_finite_results(motion):
-    for source, target in ((torch.zeros(1, 1, 9, 11), torch.ones(1, 1, 5, 4)), (torch.rand(1, 1, 1, 1), A[:1, :1])):
-        options = {"fit_gain_bias": True, "loss": "huber", "overlap_only": True}
-        found = register(source, target, motion, GaussNewton(steps=12), **options)
+def test_finite_images_give_finite_results(motion, solver):
+    blank, dot = (torch.zeros(1, 1, 9, 11), torch.ones(1, 1, 5, 4)), (torch.rand(1, 1, 1, 1), A[:1, :1])
+    line, bright = (torch.rand(1, 1, 2, 1), torch.rand(1, 1, 1, 7)), (5e5 * A[:1, :1], torch.zeros(1, 1, 5, 4))
+    robust = {"fit_gain_bias": True, "loss": "huber", "overlap_only": True}
+    for (source, target), options in ((blank, robust), (dot, robust), (line, {}), (bright, {})):
+        found = register(source, target, motion, solver, **options)
         for result in (found.matrix, found.score, found.displacement, found.path):
             assert result.isfinite().all()
 
@@ -356,6 +371,7 @@ def test_a_blank_pair_leaves_the_rest_of_its_batch_alone(level):
         ({"target_mask": torch.zeros(1, 1, 8, 9)}, ValueError, "target_mask must be above 0 somewhere in every image"),
         ({"overlap_only": "no"}, TypeError, "overlap_only must be True or False, got 'no'"),
         ({"fit_gain_bias": 1}, TypeError, "fit_gain_bias must be True or False, got 1"),
+        ({"progress": (2, 3)}, TypeError, r"progress must be True or False, got \(2, 3\)"),
         ({"source_mask": torch.full((1, 1, 16, 18), 2.0)}, ValueError, "source_mask must lie between 0 and 1"),
     ],
 )

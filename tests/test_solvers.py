@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
 from kornia.geometry import warp_perspective
@@ -111,6 +112,7 @@ def test_one_more_stage_does_no_harm():
         (lambda: Adam(learning_rate="0.1"), ValueError, "learning_rate must be a finite number above 0, got '0.1'"),
         (lambda: Adam(learning_rate=-1.0), ValueError, "learning_rate must be a finite number above 0, got -1.0"),
         (lambda: Adam(sampler="nearest"), TypeError, "sampler must be an Annealed, .* or a function, got 'nearest'"),
+        (lambda: Adam(sampler=np.zeros(3)), TypeError, "sampler must be an Annealed, .* or a function, got array"),
         (lambda: GaussNewton(sampler=None), TypeError, 'sampler must be an Annealed, .* or "bilinear", got None'),
         (
             lambda: Adam(sampler=LinearizedSampling.alignment),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lms_geometry.autocast import no_autocast
+from lms_geometry.checks import check_flag
 from lms_geometry.registration import search
 from lms_geometry.registration.checks import (
     check_choices,
@@ -116,7 +117,13 @@ def register(
     if not isinstance(solver, GaussNewton | Adam):
         raise TypeError(f"solver must be a GaussNewton or an Adam, such as GaussNewton(), got {solver!r}")
     check_images(source, target)
-    check_choices(motion, loss, fit_gain_bias, overlap_only)
+    check_choices(motion, loss)
+    for name, flag in (
+        ("fit_gain_bias", fit_gain_bias),
+        ("overlap_only", overlap_only),
+        ("progress", progress),
+    ):
+        check_flag(name, flag)
     check_starts(starts, START_NAMES, init is not None, isinstance(solver, Adam))
     check_max_size(max_size)
     batch = max(source.shape[0], target.shape[0])

@@ -30,7 +30,7 @@ def descend(problem: Problem, solver: Adam, steps: Iterable[int], generator: tor
         warped = _warp(problem, matrix, solver, step, generator)
         valid_weight = problem.target_mask
         if problem.source_mask is not None:
-            inside = homography_warp(problem.source_mask, matrix.detach(), problem.dsize)
+            inside = homography_warp(problem.source_mask, matrix.detach(), problem.size)
             valid_weight = valid_weight * (inside > FULLY_VALID)
         images = warped[:, None], problem.target[:, None]
         weights = valid_weight[:, None], problem.target_mask[:, None]
@@ -72,11 +72,11 @@ def minimise(
 
 def _warp(problem: Problem, matrix: Tensor, solver: Adam, step: int, generator: torch.Generator | None) -> Tensor:
     """The source read through the normalised matrices ``(B, 3, 3)`` by the solver's sampler."""
-    source, dsize, sampler = problem.source, problem.dsize, solver.sampler
+    source, size, sampler = problem.source, problem.size, solver.sampler
     if isinstance(sampler, Annealed):
         sampler = sampler.at(step / solver.steps)
     if isinstance(sampler, LinearizedSampling):
-        return homography_warp_linearized(source, matrix, dsize, sampling=sampler, generator=generator)
+        return homography_warp_linearized(source, matrix, size, sampling=sampler, generator=generator)
     if callable(sampler):
-        return sampler(source, matrix, dsize, step)
-    return homography_warp(source, matrix, dsize)
+        return sampler(source, matrix, size, step)
+    return homography_warp(source, matrix, size)

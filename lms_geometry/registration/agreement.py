@@ -83,8 +83,9 @@ def vector_field(image: Tensor, doubled: bool = False) -> Tensor:
 
 def gradient(grey: Tensor) -> tuple[Tensor, Tensor]:
     """The central differences along x and y, ``(B, 1, h, w)`` each, 0 at the border."""
-    x = F.pad((grey[..., 2:] - grey[..., :-2]) / 2, (1, 1, 0, 0))
-    y = F.pad((grey[..., 2:, :] - grey[..., :-2, :]) / 2, (0, 0, 1, 1))
+    x, y = torch.zeros_like(grey), torch.zeros_like(grey)
+    x[..., 1:-1] = (grey[..., 2:] - grey[..., :-2]) / 2
+    y[..., 1:-1, :] = (grey[..., 2:, :] - grey[..., :-2, :]) / 2
     return x, y
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lms_geometry.checks import (
     check_choice,
-    check_flag,
     check_same_batch,
     check_same_device,
     check_same_dtype,
@@ -53,12 +52,10 @@ def check_images(source: Tensor, target: Tensor) -> None:
             raise ValueError(f"{name} must not be empty, got {tuple(image.shape)}")
 
 
-def check_choices(motion: Motion, loss: Loss, fit_gain_bias: bool, overlap_only: bool) -> None:
+def check_choices(motion: Motion, loss: Loss) -> None:
     """Raise unless the way to compare the images is one of those there are."""
     check_choice("motion", motion, get_args(Motion))
     check_choice("loss", loss, get_args(Loss))
-    check_flag("fit_gain_bias", fit_gain_bias)
-    check_flag("overlap_only", overlap_only)
 
 
 def check_starts(starts: object, known: Sequence[str], given: bool, adam: bool) -> None:

@@ -25,7 +25,7 @@ class Problem:
         source: the images to warp, ``(B, C, H, W)``.
         target: the images to warp them onto, ``(B, C, h, w)``.
         start: the matrices to start from, target to source in normalised coordinates, ``(B, 3, 3)``.
-        dsize: the target's size (height, width) before it was shrunk for a stage of the search.
+        dsize: the target's size (height, width) before it was shrunk for a stage of the search or to ``max_size``.
         motion: the motion model.
         source_mask: 1 where the source is valid, ``(B, 1, H, W)``. ``None``: the source is zero outside its frame, and
             all of the target counts.
@@ -43,6 +43,11 @@ class Problem:
     target_mask: Tensor
     fit_gain_bias: bool
     loss: Loss
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The target's size (height, width) as it is now."""
+        return self.target.shape[-2], self.target.shape[-1]
 
     def take(self, rows: Tensor) -> "Problem":
         """The problem of some of the pairs."""
@@ -86,10 +91,15 @@ class Problem:
         return replace(self, source=gain * (self.source - mean) / unit, target=(self.target - mean) / unit)
 
     def unit(self) -> Tensor:
-        """The contrast of the targets, by which images are divided, a power of 2, ``(B)``."""
+        """The contrast of the targets, by which images are divided, a power of 2, ``(B)``.
+
+        It is at least a millionth of the largest value. So the squares of what was divided stay finite, also where a
+        target is blank and the source is not.
+        """
         variance = contrast(self.target[:, None], self.target_mask[:, None]).flatten()
-        least = 1e-6 * self.target.abs().amax((1, 2, 3))
-        size = variance.sqrt().maximum(least)
+        images = (self.target,) if self.fit_gain_bias else (self.target, self.source)
+        largest = torch.stack([image.abs().amax((1, 2, 3)) for image in images]).amax(0)
+        size = variance.sqrt().maximum(1e-6 * largest)
         return torch.where(size > torch.finfo(size.dtype).tiny * 16, size, 1.0).log2().round().exp2()
 
 

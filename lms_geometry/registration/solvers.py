@@ -129,5 +129,6 @@ class Trace(NamedTuple):
 def _check_sampler(sampler: object, wanted: str) -> None:
     if isinstance(sampler, type) or getattr(sampler, "__self__", None) is LinearizedSampling:
         raise TypeError(f"sampler must be {wanted}, got {sampler!r}, which still has to be called")
-    if not isinstance(sampler, Annealed | LinearizedSampling) and not callable(sampler) and sampler != "bilinear":
+    bilinear = isinstance(sampler, str) and sampler == "bilinear"
+    if not bilinear and not isinstance(sampler, Annealed | LinearizedSampling) and not callable(sampler):
         raise TypeError(f"sampler must be {wanted}, got {sampler!r}")

@@ -21,7 +21,7 @@ def warp(problem: Problem, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
     What counts is the overlap, whatever the loss takes the outside for.
     """
-    size = problem.target.shape[-2], problem.target.shape[-1]
+    size = problem.size
     mask = torch.ones_like(problem.source[:, :1]) if problem.source_mask is None else problem.source_mask
     usable = matrix.isfinite().all(-1).all(-1)[:, None, None]
     matrix = torch.where(usable, matrix, torch.eye(3, dtype=matrix.dtype, device=matrix.device))
