@@ -8,8 +8,9 @@ A case draws a function, tensors and settings from a seed of its own, so that a 
 
 - **numbers**: values and gradients of the C kernel, on every instruction set of this machine, or of the Triton kernels
   are compared with those of plain torch in float32, and these with plain torch in float64. They must be finite, and a
-  kernel may differ from torch by eight times what float32 costs torch. Where a read falls on a texel but for rounding, a derivative jumps;
-  so the result in float64 is also computed at inputs that are moved by a few roundings, and how far it moves is allowed.
+  kernel may differ from torch by eight times what float32 costs torch. Where a read falls on a texel but for rounding,
+  a derivative jumps. So the result in float64 is also computed at inputs that are moved by a few roundings, and how far
+  it moves is allowed.
 - **ties**: the same at points that are made for rounding to decide: mirrored grids, rows of points on the first or the
   last row of texels, Jacobians at their limit. Points are not moved here.
 - **arguments**: one argument of a function or a class is replaced by an odd one. The call must succeed or raise an
@@ -302,6 +303,9 @@ def compare(case, ties, tensors, options, weights, theirs, ours, true, counts):
     image, jacobian, noise = next(iter(tensors.values())), tensors.get("jacobian"), tensors["noise"]
     largest = image.abs().max().item() if image.numel() else 0.0
     scales = [largest, 1.0, *[largest * max(image.shape[-2:])] * 2]
+    if case.name in WARPS and len(true) > 2:
+        # A matrix's gradient is a sum over all pixels. Those outside add 0 but for rounding, and have long levers.
+        scales[2] = 128 * true[2].abs().max().item()
     if jacobian is not None and jacobian.numel():
         # Float32 places a point that is r texels away to 6e-8 r texels.
         far = 1 + 0.1 * min(jacobian.abs().max().item(), LARGEST_DERIVATIVE)
