@@ -17,6 +17,8 @@ def paper(**changes):
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 KORNIA_TAKES_FLAG = "align_corners" in inspect.signature(normal_transform_pixel).parameters
+# Kornia before 0.9 computes points of float64 images in float32.
+KORNIA_ROUNDING = 1e-9 if KORNIA_TAKES_FLAG else 2e-5
 
 
 def needs_torch(*version, because):

@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from settings import KORNIA_TAKES_FLAG
 
 import lms_geometry
 from lms_geometry import integrations
@@ -48,6 +49,8 @@ def visible_code(page):
 )
 def test_code_runs_when_it_is_copied_into_a_file(page, tmp_path, monkeypatch, capsys):
     code = "\n".join(visible_code(page))
+    if not KORNIA_TAKES_FLAG and ("linearize_lafs" in code or "normalize_homography" in code):
+        pytest.skip("kornia before 0.9 lacks what this page calls")
     for written, shorter in SHORTER.get(page.name, {}).items():
         assert written in code
         code = code.replace(written, shorter)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kornia.geometry import warp_perspective
 from scenes import draw_scene
+from settings import KORNIA_ROUNDING
 from skimage import transform as skimage_transform
 
 from lms_geometry import GaussNewton, Transform, register
@@ -38,7 +39,7 @@ def test_simpleitk_resamples_by_a_written_file_as_kornia_warps_by_the_matrix(sce
     # ITK reads up to half a pixel beyond the border.
     covered = warp_perspective(torch.ones_like(scene), AFFINE, DSIZE)[0, 0].numpy() > 0.999
     assert covered.mean() > 0.3
-    np.testing.assert_allclose(theirs[covered], ours[covered], atol=1e-9)
+    np.testing.assert_allclose(theirs[covered], ours[covered], atol=KORNIA_ROUNDING)
 
 
 @pytest.mark.parametrize("matrix", [AFFINE, HOMOGRAPHY], ids=["affine", "homography"])
@@ -55,7 +56,7 @@ def test_opencv_and_scikit_image_take_a_loaded_matrix(scene, tmp_path, matrix):
     np.testing.assert_allclose(by_opencv[covered], ours[covered], atol=0.02)  # it rounds to 1/32 pixel
     inverse = skimage_transform.ProjectiveTransform(array).inverse
     by_skimage = skimage_transform.warp(scene[0, 0].numpy(), inverse, output_shape=DSIZE, order=1)
-    np.testing.assert_allclose(by_skimage[covered], ours[covered], atol=1e-9)
+    np.testing.assert_allclose(by_skimage[covered], ours[covered], atol=KORNIA_ROUNDING)
 
 
 def kinds(sitk):
@@ -114,7 +115,7 @@ def test_points_move_as_the_image_does():
         assert point == pytest.approx((x / w, y / w))
     back = Transform(HOMOGRAPHY, SIZE, DSIZE).inverse()
     assert back.source_size == DSIZE
-    torch.testing.assert_close(back.points(moved), points.double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(back.points(moved), points.double(), rtol=0, atol=KORNIA_ROUNDING)
     with pytest.raises(ValueError, match=r"points must have shape \(B, N, 2\)"):
         back.points(points[0])
 

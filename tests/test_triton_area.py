@@ -4,6 +4,7 @@ As in test_triton.py, they run on a GPU where there is one, and else in Triton's
 """
 
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
@@ -21,6 +22,7 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+OLD = tuple(map(int, version("triton").split(".")[:2])) < (3, 3)
 GPU = torch.accelerator.is_available() and torch.accelerator.current_accelerator().type in ("cuda", "xpu")
 DEVICE = torch.accelerator.current_accelerator() if GPU else torch.device("cpu")
 
@@ -246,6 +248,7 @@ def test_the_default_sampler_runs_on_the_kernels(dtype, monkeypatch):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.skipif(OLD, reason="Triton before 3.3 is told otherwise that pointers are aligned")
 @pytest.mark.parametrize(("precision", "channels", "vector"), [("fp32", 4, 4), ("bf16", 1, 1)])
 def test_the_kernels_compile_for_gpus_that_are_not_here(precision, channels, vector, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -8,6 +8,7 @@ import tifffile
 import torch
 from kornia.geometry import warp_perspective
 from PIL import Image
+from settings import KORNIA_ROUNDING
 
 from lms_geometry import Transform, cli
 from lms_geometry.cli.picture import Picture
@@ -149,13 +150,14 @@ def test_version_and_device(grey, tmp_path, capsys):
 def test_a_picture_is_warped_as_kornia_does_it_and_labels_by_the_nearest():
     rng = np.random.default_rng(0)
     matrix = torch.tensor([[1.5, -0.3, 2.0], [0.25, 1.4, -3.0], [1e-3, 2e-3, 1.0]], dtype=torch.float64)
-    for dtype, tolerance in ((np.uint8, 1.0), (np.uint16, 1.0), (np.float32, 1e-5), (np.float64, 1e-9)):
+    tolerances = {np.uint8: 1.0, np.uint16: 1.0, np.float32: 255 * 1e-5, np.float64: 255 * KORNIA_ROUNDING}
+    for dtype, tolerance in tolerances.items():
         pixels = rng.uniform(0, 255, (2, 37, 52)).astype(dtype)
         warped = warp_picture(Picture(pixels), matrix, (41, 33)).pixels
         assert warped.dtype == dtype
         image = torch.from_numpy(pixels.astype(np.float64))[None]
         expected = warp_perspective(image, matrix[None], (41, 33))[0].numpy()
-        np.testing.assert_allclose(warped, expected, atol=tolerance * (1 if dtype != np.float32 else 255))
+        np.testing.assert_allclose(warped, expected, atol=tolerance)
     labels = rng.integers(0, 2**62, (1, 37, 52))
     warped = warp_label_picture(Picture(labels), matrix, (41, 33)).pixels
     inverse = torch.linalg.inv(matrix)
