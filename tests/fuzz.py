@@ -236,7 +236,7 @@ class Case:
             source = F.avg_pool2d(source, 5, 1, 2)
             # Related by a motion that is drawn: the image is shrunk, turned and shifted by kornia.
             M = self.matrix()[None, :2] if kind == "related" else torch.eye(2, 3)[None]
-            target = warp_affine(source[: len(target)], M, sizes[1])
+            target = warp_affine(source[: len(target)], M.expand(len(target), -1, -1), sizes[1])
         unit = self.one(*INTENSITY, 1e-10, 1e30)
         arguments = {"source": source * unit, "target": target * self.one(unit, unit, 1.0)}
         options = {
