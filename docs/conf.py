@@ -5,6 +5,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # The pages that are run inherit this. They work on small tensors, over which several threads cost more than they bring,
 # and their figures have the site's colours.
@@ -58,3 +60,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 pygments_dark_style = "github-dark"  # the theme's own underlines imports as if they were links
+
+
+def setup(app: Sphinx) -> None:
+    """Leave out the fields of named tuples, of which Python says no more than their number."""
+    app.connect("autodoc-skip-member", lambda *event: (event[3].__doc__ or "").startswith("Alias for field") or None)

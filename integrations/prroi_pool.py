@@ -117,8 +117,10 @@ def _bin_weights(start: Tensor, end: Tensor, bins: int, length: int) -> Tensor:
     edges = start[:, None] + size[:, None] * torch.arange(bins + 1, device=start.device, dtype=start.dtype)
     offset = edges[..., None] - torch.arange(length, device=start.device, dtype=start.dtype)
     # The tent is 1 + x from -1 to 0 and 1 - x from 0 to 1. A product with the width loses no digits in a small bin.
-    # An edge on a texel is on one of the two sides, so that its gradient counts once.
-    rising, falling = offset.clamp(-1, 0), torch.where(offset > 0, offset.clamp_max(1), 0.0)
+    # An edge on a texel is on one of the two sides, so that its gradient counts once. That of a clamp at its limits
+    # differs between versions of torch.
+    rising = torch.where((offset > -1) & (offset <= 0), offset, -(offset <= -1).to(offset))
+    falling = torch.where((offset > 0) & (offset < 1), offset, (offset >= 1).to(offset))
     integral = rising.diff(dim=1) * (1 + (rising[:, 1:] + rising[:, :-1]) / 2)
     integral = integral + falling.diff(dim=1) * (1 - (falling[:, 1:] + falling[:, :-1]) / 2)
     size = size[:, None, None]

@@ -13,8 +13,11 @@ from torch._functorch import pyfunctorch
 from torch.utils.checkpoint import checkpoint
 from two_transformers import BASE, EXACT, IMAGE, STN, THETA, Model, gradients, grid_that_learns, sample, swapped
 
+# checkpoint() of torch 2.14 itself needs the hooks, and so they are hidden from the integrations only.
+HOOKLESS = SimpleNamespace(**vars(torch) | {"_C": SimpleNamespace(**vars(torch._C) | {"_autograd": SimpleNamespace()})})
+
 NAMES = {
-    "hooks": lambda patch: patch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks", raising=False),
+    "hooks": lambda patch: patch.setattr(_torch_private, "torch", HOOKLESS),
     "stack": lambda patch: patch.delattr(torch._guards.TracingContext, "extract_stack"),
     "transforms": lambda patch: patch.delattr(pyfunctorch, "temporarily_clear_interpreter_stack"),
     "version": lambda patch: patch.setattr(torch.Tensor, "_version", property(lambda self: self.gone), raising=False),
