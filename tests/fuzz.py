@@ -12,7 +12,7 @@ A case draws a function, tensors and settings from a seed of its own, so that a 
   a derivative jumps. So the result in float64 is also computed at inputs that are moved by a few roundings, and how far
   it moves is allowed.
 - **ties**: the same at points that are made for rounding to decide: mirrored grids, rows of points on the first or the
-  last row of texels, Jacobians at their limit. Points are not moved here.
+  last row of texels, Jacobians at their limit.
 - **arguments**: one argument of a function or a class is replaced by an odd one. The call must succeed or raise an
   error that is the library's own and names the argument.
 - **register**: two small images are registered, which are related or not, blank, or huge in value. The matrix must be
@@ -41,7 +41,7 @@ from kornia.geometry import warp_affine
 import lms_geometry
 from lms_geometry import LinearizedSampling, backends, draw_noise
 from lms_geometry.backends import cpu
-from lms_geometry.limits import FARTHEST_DRAW, LARGEST_DERIVATIVE
+from lms_geometry.limits import FAR_OUTSIDE, FARTHEST_DRAW, LARGEST_DERIVATIVE
 
 HERE = str(Path(lms_geometry.__file__).parent)
 SIZES = (1, 2, 2, 3, 4, 5, 7)
@@ -299,29 +299,43 @@ def check_numbers(case, ties, counts, backend):
 
 def compare(case, ties, tensors, options, weights, theirs, ours, true, counts):
     """Raise unless the kernel's results are torch's, but for what float32 costs."""
-    # What a result is the sum of may be larger than the result.
-    image, jacobian, noise = next(iter(tensors.values())), tensors.get("jacobian"), tensors["noise"]
-    largest = image.abs().max().item() if image.numel() else 0.0
-    scales = [largest, 1.0, *[largest * max(image.shape[-2:])] * 2]
-    if case.name in WARPS and len(true) > 2:
-        # A matrix's gradient is a sum over all pixels. Those outside add 0 but for rounding, and have long levers.
-        scales[2] = 128 * true[2].abs().max().item()
-    if jacobian is not None and jacobian.numel():
-        # Float32 places a point that is r texels away to 6e-8 r texels.
-        far = 1 + 0.1 * min(jacobian.abs().max().item(), LARGEST_DERIVATIVE)
-        scales = [far * scale for scale in scales]
-    if noise is not None and noise.numel() and noise.abs().max() > FARTHEST_DRAW:
-        # Draws that the limit lays on one another leave a fit no digits: what is asked for is a finite result.
-        scales = [torch.inf] * 4
+    scales = sizes_of_terms(case, tensors)
     over = beyond(theirs, ours, true, scales)
     if over:
-        moved = [jolted(tensors, case, ties) for _ in range(12)]
+        moved = [jolted(tensors, case, ties) for _ in range(32)]
         again = [run(case.name, t, options, double=True, weights=weights) for t in moved]
         counts["calls"] += len(again)
         over = beyond(theirs, ours, true, scales, again)
         counts["decided by rounding"] += not over
     if over:
         raise CallError(f"the kernel differs ({cpu._instructions}): {over}")
+
+
+def sizes_of_terms(case, tensors):
+    """How large the terms are of which each result is the sum, which may be larger than the result.
+
+    These are estimates from above, so that a result is not held to digits that float32 has not.
+    """
+    image, *companions = (tensor for name, tensor in tensors.items() if name != "noise" and tensor is not None)
+    largest = image.abs().max().item() if image.numel() else 0.0
+    # Float32 places a point that is r texels away to 6e-8 r texels. At a horizon derivatives are at their limit.
+    matrix = tensors.get("M", tensors.get("src_homo_dst"))
+    distances = [c.abs().nan_to_num(FAR_OUTSIDE, FAR_OUTSIDE).max().item() for c in companions if c.numel()]
+    if matrix is not None:
+        distances = [LARGEST_DERIVATIVE if matrix.shape[1] == 3 and matrix[:, 2, :2].any() else 1.0]
+    far = 1 + 0.1 * min(max(distances, default=0.0) * max(image.shape[-2:]) / 2, FAR_OUTSIDE)
+    # A fit divides the rounding of the reads by the spread of the samples, or by the ridge where they have none.
+    slope = far * largest * max(image.shape[-2:]) * max(1, 0.2 / case.sampling.ridge**0.5)
+    sizes = [far * largest, far, slope, slope]
+    if matrix is not None:  # a sum over all pixels, each of which has the inverse of the matrix for a lever
+        sizes[2] *= 100 * case.h * case.w / matrix.abs().max().item()
+    elif case.name == "grid_sample_value_and_slope":
+        sizes[1] = slope
+    noise = tensors["noise"]
+    if noise is not None and noise.numel() and noise.abs().max() > FARTHEST_DRAW:
+        # Draws that the limit lays on one another leave a fit no digits: what is asked for is a finite result.
+        sizes = [torch.inf] * 4
+    return sizes
 
 
 def beyond(theirs, ours, true, scales, again=()):
@@ -340,14 +354,13 @@ def beyond(theirs, ours, true, scales, again=()):
 
 
 def jolted(tensors, case, ties):
-    """The same tensors, but for a few roundings of the image's companions, or, at ties, of the noise and the Jacobian.
+    """The same tensors, but for a few roundings. At ties the Jacobian is scaled as a whole: its entries stay equal.
 
-    At a tie the Jacobian is scaled as a whole. So its entries stay equal, and the far points that it leads to move.
+    The rules by which ties are decided have wider margins, so that a jolt does not turn a decision.
     """
-    names = ["noise", "jacobian"] if ties else list(tensors)[1:]
 
     def move(name, tensor):
-        if tensor is None or name not in names or tensor.numel() == 0:
+        if tensor is None or tensor.numel() == 0:
             return tensor
         if name == "jacobian":
             tensor = tensor.clamp(-LARGEST_DERIVATIVE, LARGEST_DERIVATIVE)  # beyond it nothing moves

@@ -337,7 +337,8 @@ def test_finite_images_give_finite_results(motion, solver):
     blank, dot = (torch.zeros(1, 1, 9, 11), torch.ones(1, 1, 5, 4)), (torch.rand(1, 1, 1, 1), A[:1, :1])
     line, bright = (torch.rand(1, 1, 2, 1), torch.rand(1, 1, 1, 7)), (5e5 * A[:1, :1], torch.zeros(1, 1, 5, 4))
     robust = {"fit_gain_bias": True, "loss": "huber", "overlap_only": True}
-    for (source, target), options in ((blank, robust), (dot, robust), (line, {}), (bright, {})):
+    structure = {"fit_gain_bias": True, "loss": "structure"}
+    for (source, target), options in ((blank, robust), (dot, robust), (line, {}), (bright, {}), (bright, structure)):
         found = register(source, target, motion, solver, **options)
         for result in (found.matrix, found.score, found.displacement, found.path):
             assert result.isfinite().all()

@@ -62,6 +62,8 @@ def minimise(
             loss = losses(parameters, step)
             optimizer.zero_grad()
             loss.sum().backward()
+            if parameters.grad is not None:  # where the loss leaves the range of floats, the motion stays
+                parameters.grad.nan_to_num_(0.0, 0.0, 0.0)
             path.append(parameters.detach().clone())
             trace.append(loss.detach())
             optimizer.step()
