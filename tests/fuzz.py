@@ -323,7 +323,10 @@ def sizes_of_terms(case, tensors):
     distances = [c.abs().nan_to_num(FAR_OUTSIDE, FAR_OUTSIDE).max().item() for c in companions if c.numel()]
     if matrix is not None:
         distances = [LARGEST_DERIVATIVE if matrix.shape[1] == 3 and matrix[:, 2, :2].any() else 1.0]
-    far = 1 + 0.1 * min(max(distances, default=0.0) * max(image.shape[-2:]) / 2, FAR_OUTSIDE)
+    noise = tensors["noise"]
+    drawn = 0.0 if noise is None or noise.numel() == 0 else noise.abs().max().item()
+    distance = max(distances, default=0.0) * (1 + case.sampling.sigma * drawn) * max(image.shape[-2:]) / 2
+    far = 1 + 0.1 * min(distance, FAR_OUTSIDE)
     # A fit divides the rounding of the reads by the spread of the samples, or by the ridge where they have none.
     slope = far * largest * max(image.shape[-2:]) * max(1, 0.2 / case.sampling.ridge**0.5)
     sizes = [far * largest, far, slope, slope]
@@ -331,8 +334,7 @@ def sizes_of_terms(case, tensors):
         sizes[2] *= 100 * case.h * case.w / matrix.abs().max().item()
     elif case.name == "grid_sample_value_and_slope":
         sizes[1] = slope
-    noise = tensors["noise"]
-    if noise is not None and noise.numel() and noise.abs().max() > FARTHEST_DRAW:
+    if drawn > FARTHEST_DRAW:
         # Draws that the limit lays on one another leave a fit no digits: what is asked for is a finite result.
         sizes = [torch.inf] * 4
     return sizes
