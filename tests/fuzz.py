@@ -239,10 +239,11 @@ class Case:
             target = warp_affine(source[: len(target)], M.expand(len(target), -1, -1), sizes[1])
         unit = self.one(*INTENSITY, 1e-10, 1e30)
         arguments = {"source": source * unit, "target": target * self.one(unit, unit, 1.0)}
+        sampler = self.one(lms_geometry.Annealed(4.0, 0.1, self.sampling), self.sampling, "bilinear")
         options = {
             "motion": self.one(*MOTIONS),
             "loss": self.one("squared", "squared", "huber", "structure"),
-            "solver": self.one(lms_geometry.GaussNewton(self.one(3, 20)), lms_geometry.Adam(3)),
+            "solver": self.one(lms_geometry.GaussNewton, lms_geometry.Adam)(self.one(3, 20), sampler=sampler),
             "fit_gain_bias": self.one(False, False, True),
             "overlap_only": self.one(False, False, True),
             "max_size": self.one(None, None, 12),

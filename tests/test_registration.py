@@ -256,6 +256,27 @@ def test_gauss_newton_ends_nearer_than_adam_in_fewer_steps():
     assert errors["gauss-newton"] < errors["adam"] / 5
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        LinearizedSampling(),
+        LinearizedSampling(slope="plane"),
+        LinearizedSampling.alignment(),
+        Annealed(4.0, 0.29, LinearizedSampling()),
+        "bilinear",
+    ],
+    ids=["default", "plane", "drawn", "annealed", "bilinear"],
+)
+@pytest.mark.parametrize("solver", [GaussNewton, Adam])
+def test_every_sampler_of_a_solver_draws_near(solver, sampler):
+    source, truth = draw_scene(SIZE), about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    init = truth[None] @ torch.tensor([[1.0, 0.0, 1.5], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]])
+    options = {"init": init, "generator": torch.Generator().manual_seed(0)}
+    found = register(source, target, "similarity", solver(sampler=sampler), **options)
+    assert corner_error(found.matrix, truth, DSIZE).item() < 0.5 * corner_error(init, truth, DSIZE).item()
+
+
 @pytest.mark.parametrize("overlap_only", [False, True])
 @pytest.mark.parametrize("sampler", ["bilinear", Adam().sampler], ids=["bilinear", "annealed"])
 def test_adam_works_on_images_of_max_size(overlap_only, sampler):

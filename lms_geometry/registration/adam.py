@@ -78,6 +78,7 @@ def _warp(problem: Problem, matrix: Tensor, solver: Adam, step: int, generator: 
     if isinstance(sampler, Annealed):
         sampler = sampler.at(step / solver.steps)
     if isinstance(sampler, LinearizedSampling):
+        generator = generator if sampler.is_drawn else None
         return homography_warp_linearized(source, matrix, size, sampling=sampler, generator=generator)
     if callable(sampler):
         return sampler(source, matrix, size, step)

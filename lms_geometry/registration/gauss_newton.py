@@ -236,7 +236,7 @@ def _compare(
     grid = rearrange(points, "(b n) h w xy -> b (n h) w xy", n=starts)
     jacobian = rearrange(jacobian.expand(-1, height, width, -1, -1), "(b n) h w i j -> b (n h) w i j", n=starts)
     noise = None
-    if isinstance(sampler, LinearizedSampling):
+    if isinstance(sampler, LinearizedSampling) and sampler.is_drawn:
         noise = draw_noise(sampler, (height, width), generator=generator, device=grid.device, dtype=grid.dtype)
         noise = repeat(noise, "k h w xy -> k (n h) w xy", n=starts)
     # If only the overlap counts, an edge of zeros would spoil the slopes beside it. Wide samples read zeros all the
