@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -195,9 +195,11 @@ def train(job: Job) -> dict[str, float]:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = NETWORKS[network](SAMPLERS[str(job["sampler"])])
-    slow = {"params": model.localise.parameters(), "lr": LOCALISER_LEARNING_RATE}
-    others = {"params": [*model.convolve.parameters(), *model.classify.parameters()]}
-    optimizer = torch.optim.Adam([slow, others], LEARNING_RATE)
+    groups: list[dict[str, Any]] = [
+        {"params": model.localise.parameters(), "lr": LOCALISER_LEARNING_RATE},
+        {"params": [*model.convolve.parameters(), *model.classify.parameters()]},
+    ]
+    optimizer = torch.optim.Adam(groups, LEARNING_RATE)
     times = []
     for _ in range(int(job["steps"])):
         batch = training[torch.randint(len(training), (BATCH[network],), generator=generator)]
