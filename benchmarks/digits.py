@@ -137,11 +137,21 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def canvases(digits: Tensor, grain: float, generator: torch.Generator) -> Tensor:
     """Digits at half size, turned by up to 0.6 radians, anywhere on the canvas, with grain."""
-    angle, log2_scale, x, y = torch.rand(4, len(digits), generator=generator) * 2 - 1
+    return drawn(digits, placements(len(digits), generator), grain, generator)
+
+
+def placements(count: int, generator: torch.Generator) -> Tensor:
+    """Matrices ``(count, 2, 3)`` from the canvas to a digit, which they put at half size anywhere on the canvas."""
+    angle, log2_scale, x, y = torch.rand(4, count, generator=generator) * 2 - 1
     theta = matrices(torch.stack((0.6 * angle, 1 + 0.3 * log2_scale, 0 * x, 0 * y)))
     room = 1 - 1 / theta[:, 0].norm(dim=1)
     where = torch.stack((x, y), 1) * room[:, None]
     theta[:, :, 2:] = -theta[:, :, :2] @ where[:, :, None]
+    return theta
+
+
+def drawn(digits: Tensor, theta: Tensor, grain: float, generator: torch.Generator) -> Tensor:
+    """Canvases ``(B, 1, CANVAS, CANVAS)`` with digits where the matrices put them, and grain."""
     noise = torch.randn(len(digits), 1, CANVAS, CANVAS, generator=generator)
     grid = F.affine_grid(theta, [len(digits), 1, CANVAS, CANVAS], align_corners=False)
     return F.grid_sample(digits, grid, align_corners=False) + grain * noise
