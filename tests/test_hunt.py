@@ -3,6 +3,7 @@
 import io
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.hunt import __main__ as command
-from benchmarks.hunt import figures, scenes, train
+from benchmarks.hunt import gradient, scenes, train
 from benchmarks.hunt.network import VIEW, Hunter, view
 from benchmarks.hunt.scenes import LARGE, SIDE, SMALL, Material, compose, sides_at
 
@@ -155,9 +156,7 @@ def test_the_command_writes_a_table_and_a_figure_and_resumes(folders, monkeypatc
     assert all("±" in cell for row in result["table"]["rows"] for cell in row[2:8])
     assert result["command"].startswith("python -m benchmarks.hunt --data DIR --photos TRAIN TEST --seeds 0 1")
     assert (folders / result["figure"]["file"]).stat().st_size > 10_000
-    assert len(result["raw"]["default, grain 0.2"][0]["places"]) == len(
-        figures.shown_scenes(scenes.load(folders / "photos", folders, "test"), 0.2).images
-    )
+    assert [value["difficulty"] for value in result["raw"]["default, grain 0.2"]] == [0, 0]
     monkeypatch.setattr(command, "train", None)  # nothing is trained again
     command.main()
     assert json.loads(out.read_text())["raw"] == result["raw"]
@@ -171,3 +170,28 @@ def test_a_training_is_that_of_its_seed(material):
     first = weights(3)
     assert torch.equal(first, weights(3))
     assert not torch.equal(first, weights(4))
+
+
+def test_the_gradient_of_a_classifier_that_likes_white_in_the_middle_points_to_the_white_sign(material):
+    edge, sampler = torch.linspace(-1, 1, VIEW), command.COMPARED["default"]
+    window = (-2 * (edge[:, None] ** 2 + edge**2)).exp()
+    network = SimpleNamespace(
+        classify=lambda views: torch.stack((0 * views.sum((1, 2, 3)), (views * window).mean((1, 2, 3))), 1)
+    )
+    white = material._replace(labels=torch.ones(8, dtype=torch.long))
+    assert gradient.cosine(network, sampler, 0.6, 0.0, white) > 0.9
+    black = material._replace(labels=torch.zeros(8, dtype=torch.long))
+    assert gradient.cosine(network, sampler, 0.6, 0.0, black) < -0.9
+
+
+def test_the_table_of_gradients_has_a_row_for_every_sampler(folders, monkeypatch, capsys):
+    monkeypatch.setattr(gradient, "COUNT", 10)
+    photos, out = str(folders / "photos"), folders / "gradient.json"
+    arguments = ["--data", str(folders), "--photos", photos, photos, "--grains", "0.1", "--steps", "2"]
+    arguments += ["--finished", str(folders / "hunt.jsonl"), "--json", str(out)]
+    monkeypatch.setattr("sys.argv", ["benchmarks/hunt/gradient.py", *arguments])
+    gradient.main()
+    result = json.loads(out.read_text())
+    assert [row[1] for row in result["table"]["rows"]] == list(command.COMPARED)
+    assert result["table"]["columns"][-1] == "16 to 40 px, 1.3x"
+    assert result["command"].startswith("python -m benchmarks.hunt.gradient --data DIR --photos TRAIN TEST")

@@ -21,7 +21,7 @@ import torch
 from benchmarks.classification.samplers import SAMPLERS
 from benchmarks.commands import parser
 from benchmarks.figures import save_beside
-from benchmarks.hunt.figures import INCHES, draw, look, shown_scenes
+from benchmarks.hunt.figures import INCHES, draw, shown_scenes
 from benchmarks.hunt.network import Hunter
 from benchmarks.hunt.scenes import Material, load, pixels, sides_at
 from benchmarks.hunt.train import TESTED, Score, Training, test, train
@@ -55,7 +55,7 @@ def main() -> None:
         grain = float(job["grain"])
         network, training = trained(job, material, options.finished)
         scores = {name: test(network, grain, tested, difficulty) for name, difficulty in TESTS.items()}
-        return {**training._asdict(), **scores, "places": look(network, shown_scenes(tested, grain))}
+        return {**training._asdict(), **scores}
 
     jobs: list[Job] = [
         {"sampler": sampler, "grain": grain, "seed": seed, "steps": options.steps}
@@ -69,15 +69,16 @@ def main() -> None:
         found.setdefault((str(job["sampler"]), float(job["grain"])), []).append(value)
 
     grain = options.grains[-1]
+    shown = [job for job in jobs if job["grain"] == grain and job["seed"] == options.seeds[0]]
     figure = save_beside(
         options.json,
         INCHES,
-        f"Three scenes with grain of {grain:g} and a sign each, with the squares that networks looked at, one for each "
-        f"sampler, and what they saw there.",
+        f"Four scenes with grain of {grain:g} and a sign each, with the squares that networks looked at, one for each "
+        "sampler, and what they saw there.",
         partial(
             draw,
             shown_scenes(tested, grain),
-            {name: (COMPARED[name], found[name, grain][0]["places"]) for name in options.samplers},
+            {str(job["sampler"]): trained(job, material, options.finished)[0] for job in shown},
         ),
     )
     seeds = f"{len(options.seeds)} seeds" if len(options.seeds) > 1 else "one seed"

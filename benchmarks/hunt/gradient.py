@@ -2,9 +2,11 @@
 
     python -m benchmarks.hunt.gradient --data SIGNS --photos TRAIN TEST [--grains 0 0.1] [--steps N] [--json FILE]
 
-Views of several scales lie beside the signs of test scenes. The table has the mean cosine between the step that lessens
+Views lie beside the signs of test scenes. The table has the mean cosine between the step that lessens
 the classifier's loss and the way to the sign.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +16,15 @@ from benchmarks.classification.samplers import Sampler
 from benchmarks.commands import parser
 from benchmarks.hunt.__main__ import COMPARED, add_options, materials, trained
 from benchmarks.hunt.network import VIEW, Hunter, view
-from benchmarks.hunt.scenes import SIDE, Material, compose
+from benchmarks.hunt.scenes import SIDE, Material, compose, sides_at
 from benchmarks.hunt.train import TEST_SEED
 from benchmarks.results import report
 
 TRAINED_WITH = "supersampled 3 x 3"
-# The scales of the views; the difficulty of the scenes, with signs of 40 to 79 pixels, and their number.
-SCALES = (0.2, 0.4, 0.8)
-DIFFICULTY, COUNT = 0.6, 500
-# The most that a view's centre lies beside the sign's along each axis, as a share of the view's side.
-_ASIDE = 0.4
+# The difficulties of scenes, and how many there are of each.
+DIFFICULTIES, COUNT = (0.0, 0.3, 0.6, 1.0), 300
+# The side of a view, and the most that its centre lies beside the sign's along each axis, in sides of the sign.
+_SIDE, _ASIDE = 1.2, 0.4
 
 
 def main() -> None:
@@ -37,30 +38,37 @@ def main() -> None:
         job = {"sampler": TRAINED_WITH, "grain": grain, "seed": options.seed, "steps": options.steps}
         network, _ = trained(job, material, options.finished)
         for name in tqdm(options.samplers, desc=f"gradient, grain {grain:g}"):
-            values = [cosine(network, COMPARED[name], scale, grain, tested) for scale in SCALES]
+            values = [cosine(network, COMPARED[name], difficulty, grain, tested) for difficulty in DIFFICULTIES]
             rows.append([f"{grain:g}", name, *(f"{value:.2f}" for value in values)])
             raw[f"{name}, grain {grain:g}"] = values
     report(
         options.json,
         "A hunt for small signs, which way the gradient points",
         f"The mean cosine, over {COUNT} test scenes, of the step of a view's centre that lessens the loss with the way "
-        "from there to the sign, by the scale of the view. The network is one that was trained with "
-        f"{TRAINED_WITH} bilinear reads; each sampler reads the same views for its classifier. A pixel of the view "
-        f"is {', '.join(f'{scale * SIDE / VIEW:.1f}' for scale in SCALES)} pixels of the photo wide.",
-        ["grain", "sampler", *(f"scale {scale:g}" for scale in SCALES)],
+        f"from there to the sign. A view is {_SIDE:g} times as wide as the sign, and lies beside it by up to "
+        f"{_ASIDE:g} of the sign's side along each axis. The network is one that was trained with {TRAINED_WITH} "
+        "bilinear reads; each sampler reads the same views for its classifier. Columns: the sides of signs, and how "
+        "many times their views are shrunk.",
+        ["grain", "sampler", *map(_column, DIFFICULTIES)],
         rows,
         raw,
     )
 
 
-def cosine(network: Hunter, sampler: Sampler, scale: float, grain: float, material: Material) -> float:
+def _column(difficulty: float) -> str:
+    shortest, longest = sides_at(difficulty)
+    return f"{shortest:.0f} to {longest:.0f} px, {_SIDE * math.sqrt(shortest * longest) / VIEW:.1f}x"
+
+
+def cosine(network: Hunter, sampler: Sampler, difficulty: float, grain: float, material: Material) -> float:
     """The mean cosine of the step that lessens the classifier's loss with the way from the view to the sign."""
     generator, found = torch.Generator().manual_seed(0), []
     for numbers in torch.arange(COUNT).split(50):
-        scenes = compose(material, TEST_SEED, numbers.tolist(), grain, (DIFFICULTY, DIFFICULTY))
-        aside = 2 * scale * _ASIDE * (2 * torch.rand(len(numbers), 2, generator=generator) - 1)
+        scenes = compose(material, TEST_SEED, numbers.tolist(), grain, (difficulty, difficulty))
+        side = 2 * scenes.sides[:, None] / SIDE  # normalised
+        aside = _ASIDE * side * (2 * torch.rand(len(numbers), 2, generator=generator) - 1)
         centres = (scenes.centres + aside).requires_grad_()
-        place = torch.cat((torch.full((len(numbers), 1), scale), centres), 1)
+        place = torch.cat((_SIDE * side / 2, centres), 1)
         scores = network.classify(view(sampler, scenes.images, place, generator))
         (gradient,) = torch.autograd.grad(F.cross_entropy(scores, scenes.labels, reduction="sum"), centres)
         found.append(F.cosine_similarity(-gradient, -aside))
