@@ -84,7 +84,7 @@ def main() -> None:
     seeds = f"{len(options.seeds)} seeds" if len(options.seeds) > 1 else "one seed"
     report(
         options.json,
-        "A hunt for small signs",
+        f"A hunt for small signs, grain {' and '.join(f'{grain:g}' for grain in options.grains)}, {seeds}",
         f"A spatial transformer after {options.steps} steps on signs in photos of 256 x 256, read in views of 24 x 24; "
         f"grain is the standard deviation of noise in every pixel. On {TESTED} test scenes for each range of the "
         "sign's side: the share of signs taken for another class, and the share of views whose centre is within a "
