@@ -1,12 +1,13 @@
-"""Whether the gradient of a view's place points to the sign, by sampler, at a network that is held fixed.
+"""Whether the gradient for a view's place points to the sign, by sampler, at a network that is held fixed.
 
     python -m benchmarks.hunt.gradient --data SIGNS --photos TRAIN TEST [--grains 0 0.1] [--steps N] [--json FILE]
 
-Views lie beside the signs of test scenes. The table has the mean cosine between the step that lessens
-the classifier's loss and the way to the sign.
+Views lie beside the signs of test scenes. The table has the mean cosine of the step that lessens the classifier's loss
+with the way to the sign.
 """
 
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -33,22 +34,22 @@ def main() -> None:
     command.add_argument("--seed", type=int, default=0, help="of the network")
     options = command.parse_args()
     material, tested = materials(options)
+    trained_in = max(options.grains)
+    job = {"sampler": TRAINED_WITH, "grain": trained_in, "seed": options.seed, "steps": options.steps}
+    network, _ = trained(job, material, options.finished)
     rows, raw = [], {}
-    for grain in options.grains:
-        job = {"sampler": TRAINED_WITH, "grain": grain, "seed": options.seed, "steps": options.steps}
-        network, _ = trained(job, material, options.finished)
-        for name in tqdm(options.samplers, desc=f"gradient, grain {grain:g}"):
-            values = [cosine(network, COMPARED[name], difficulty, grain, tested) for difficulty in DIFFICULTIES]
-            rows.append([f"{grain:g}", name, *(f"{value:.2f}" for value in values)])
-            raw[f"{name}, grain {grain:g}"] = values
+    for grain, name in tqdm(list(product(options.grains, options.samplers)), desc="hunt.gradient"):
+        values = [cosine(network, COMPARED[name], difficulty, grain, tested) for difficulty in DIFFICULTIES]
+        rows.append([f"{grain:g}", name, *(f"{value:.2f}" for value in values)])
+        raw[f"{name}, grain {grain:g}"] = values
     report(
         options.json,
         "A hunt for small signs, which way the gradient points",
         f"The mean cosine, over {COUNT} test scenes, of the step of a view's centre that lessens the loss with the way "
         f"from there to the sign. A view is {_SIDE:g} times as wide as the sign, and lies beside it by up to "
-        f"{_ASIDE:g} of the sign's side along each axis. The network is one that was trained with {TRAINED_WITH} "
-        "bilinear reads; each sampler reads the same views for its classifier. Columns: the sides of signs, and how "
-        "many times their views are shrunk.",
+        f"{_ASIDE:g} of the sign's side along each axis. One network gives the loss in all rows, trained with "
+        f"{TRAINED_WITH} bilinear reads in grain of {trained_in:g}; each sampler reads the same views for its "
+        "classifier. Columns: the sides of signs, and how many times their views are shrunk.",
         ["grain", "sampler", *map(_column, DIFFICULTIES)],
         rows,
         raw,
