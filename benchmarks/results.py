@@ -56,9 +56,10 @@ def _command() -> str:
     """The command line, with placeholders for the user's folders."""
     path, *given = sys.argv
     arguments = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for option, name in (("--data", "DIR"), ("--authors", "RELEASE")):
+    for option, *names in (("--data", "DIR"), ("--authors", "RELEASE"), ("--photos", "TRAIN", "TEST")):
         if option in arguments:
-            arguments[arguments.index(option) + 1] = name
+            place = arguments.index(option) + 1
+            arguments[place : place + len(names)] = names
     for option in ("--finished", "--runs"):
         if option in arguments:
             del arguments[(place := arguments.index(option)) : place + 2]
