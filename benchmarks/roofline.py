@@ -2,11 +2,12 @@
 
     python -m benchmarks.roofline [--rounds N] [--threads N] [--json FILE]
 
-A linearized sample must move some bytes: image, grid and noise in, value and slope out; in the backward pass both
-gradients and the slope. And it must read four texels per sample. The benchmark measures at which rates the CPU copies
-memory, and loads vectors of four floats, which hold up to four channels of a texel, from random places of a cached
-table. Each rate gives a time that the sampling cannot beat. The longer of the two is the bound, and stands beside the
-measured time. A C compiler is needed.
+The default sampling must move some bytes: image and grid in, value out; in the backward pass image, grid and the
+value's gradient in, the gradients out. And it must read texels in both passes: four where nothing shrinks, else at most
+four for each of nine points of a value and sixteen of its slope, and no more than the area of the output pixel and the
+bilinear reads at its rim touch. The benchmark measures at which rates the CPU copies memory, and loads vectors of four
+floats, which hold up to four channels of a texel, from random places of a cached table. Each rate gives a time that the
+sampling cannot beat. The longer of the two is the bound, and stands beside the measured time. A C compiler is needed.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ from benchmarks.commands import timing_parser
 from benchmarks.results import report
 from benchmarks.speed import CASES, SETTINGS, Case, Sampler, backends_here, linearized, measure
 
-COLUMNS = ("B,C,H,W,h,w", "MB", "million loads", "move, ms", "load, ms", "bound, ms")
+COLUMNS = ("B,C,H,W,h,w x covered", "MB", "million loads", "move, ms", "load, ms", "bound, ms")
 GATHER = """
 typedef float texel __attribute__((vector_size(16)));
 void gather(const texel *table, const int *places, long count, texel *sum)
@@ -49,7 +50,7 @@ def main() -> None:
 
     copied, gathered = copy_rate(), gather_rate(options.threads)
     samplers: dict[str, Sampler] = {"bilinear": peers.bilinear}
-    samplers |= {f"whitened, {b}": linearized(SETTINGS["whitened"], b) for b in backends_here(device)}
+    samplers |= {f"default, {b}": linearized(SETTINGS["default"], b) for b in backends_here(device)}
     rows, raw = [], []
     for case in tqdm(CASES, desc="roofline", unit="size"):
         measured = measure(case, samplers, options.rounds, device)
@@ -62,10 +63,11 @@ def main() -> None:
         rows.append([measured[0]["size"], *cells])
         raw.append({"bytes": moved, "loads": loads, "move_ms": move, "load_ms": load, "measured": measured})
     what = (
-        "Bytes that one linearized sample of K = 8 must move, forward and backward, and the loads of four floats that "
-        f"read its texels; the times these take at the rates measured here, {copied / 1e9:.1f} GB/s copied (read and "
-        f"written) and {gathered / 1e9:.2f} billion loads per second; and the times measured, in brackets the share of "
-        "the bound in them. Not counted: arithmetic, page faults of fresh memory, what a call costs by itself."
+        "Bytes that the default must move, forward and backward, and the loads of four floats that read its texels, "
+        "which are no more than an output pixel's area touches; the times these "
+        f"take at the rates measured here, {copied / 1e9:.1f} GB/s copied (read and written) and "
+        f"{gathered / 1e9:.2f} billion loads per second; and the times measured, in brackets the share of the bound in "
+        "them. Not counted: arithmetic, page faults of fresh memory, what a call costs by itself."
     )
     report(options.json, "Roofline", what, (*COLUMNS, *samplers), rows, raw)
 
@@ -73,16 +75,24 @@ def main() -> None:
 def bytes_moved(case: Case) -> int:
     """The bytes of all tensors in float32, each moved once, forward and backward."""
     B, C, H, W, h, w, _, image_gradient = case
-    image, grid, noise, value = B * C * H * W, 2 * B * h * w, 2 * 7 * h * w, B * C * h * w
-    forward = image + grid + noise + value + 2 * value
-    backward = value + 2 * value + grid + (grid + 2 * image if image_gradient else 0)
+    image, grid, value = B * C * H * W, 2 * B * h * w, B * C * h * w
+    forward = image + grid + value
+    backward = image + grid + value + grid + (2 * image if image_gradient else 0)
     return 4 * (forward + backward)
 
 
 def texels_loaded(case: Case) -> int:
-    """The loads of four floats: four texels for each of eight samples, once for every four channels."""
-    B, C, _, _, h, w, *_ = case
-    return 4 * 8 * B * h * w * -(-C // 4)
+    """The loads of four floats: the texels of each output pixel in both passes, once for every four channels.
+
+    A texel that gets a gradient is loaded once more, to add to it. Pixels that shrink although the view as a whole does
+    not are not counted.
+    """
+    B, C, H, W, h, w, covered, image_gradient = case
+    rows, columns = covered * H / h, covered * W / w
+    touched = (int(rows) + 2) * (int(columns) + 2) if min(rows, columns) > 1 else 4
+    of_value, of_slope = min(4 * 9, touched), min(4 * 16, touched)
+    loads = of_value + of_slope + (of_value if image_gradient else 0)
+    return loads * B * h * w * -(-C // 4)
 
 
 def copy_rate() -> float:

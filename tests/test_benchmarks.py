@@ -109,9 +109,11 @@ def test_roofline_counts_what_must_move_and_load(tmp_path, monkeypatch):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     case = (2, 5, 9, 11, 3, 7, 1.0, True)
-    image, value, grid, noise = 2 * 5 * 9 * 11, 2 * 5 * 3 * 7, 2 * 3 * 7 * 2, 7 * 3 * 7 * 2
-    assert roofline.bytes_moved(case) == 4 * (3 * image + 6 * value + 3 * grid + noise)
-    assert roofline.texels_loaded(case) == 2 * 3 * 7 * 8 * 4 * 2  # five channels take two loads
+    image, value, grid = 2 * 5 * 9 * 11, 2 * 5 * 3 * 7, 2 * 3 * 7 * 2
+    assert roofline.bytes_moved(case) == 4 * (4 * image + 2 * value + 3 * grid)
+    assert roofline.texels_loaded(case) == 2 * 3 * 7 * 3 * (3 + 2) * (1 + 2) * 2  # five channels take two loads
+    nowhere = (2, 5, 9, 11, 3, 7, 0.3, False)
+    assert roofline.texels_loaded(nowhere) == 2 * 3 * 7 * 2 * 4 * 2
     monkeypatch.setattr(roofline, "CASES", (case,))
     monkeypatch.setenv(backends.VARIABLE, "")
     out = tmp_path / "roofline.json"
