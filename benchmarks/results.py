@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -71,6 +72,13 @@ def _command() -> str:
         parts = parts[parts.index("benchmarks") + 1 :]
     module = ".".join(("benchmarks", *(part for part in parts if part != "__main__")))
     return shlex.join(["python", "-m", module, *arguments])
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """The mean and the standard deviation of values, for a cell of a table; the value alone if there is but one."""
+    if len(values) < 2:
+        return " ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _machine(device: torch.device | None) -> str:

@@ -64,10 +64,10 @@ def main() -> None:
         raw.append({"bytes": moved, "loads": loads, "move_ms": move, "load_ms": load, "measured": measured})
     what = (
         "Bytes that the default must move, forward and backward, and the loads of four floats that read its texels, "
-        "which are no more than an output pixel's area touches; the times these "
-        f"take at the rates measured here, {copied / 1e9:.1f} GB/s copied (read and written) and "
-        f"{gathered / 1e9:.2f} billion loads per second; and the times measured, in brackets the share of the bound in "
-        "them. Not counted: arithmetic, page faults of fresh memory, what a call costs by itself."
+        "which are no more than an output pixel's area touches; the times these take at the rates measured here, "
+        f"{copied / 1e9:.1f} GB/s copied (read and written) and {gathered / 1e9:.2f} billion loads per second; and the "
+        "times measured, in brackets the share of the bound in them. Not counted: arithmetic, page faults of fresh "
+        "memory, what a call costs by itself."
     )
     report(options.json, "Roofline", what, (*COLUMNS, *samplers), rows, raw)
 

@@ -284,16 +284,14 @@ def check_numbers(case, ties, counts, backend):
     for result in ours:
         if not result.isfinite().all():
             raise CallError("a result that is not finite")
-    if backend == "triton":
-        theirs = run(case.name, tensors, options, backend, weights=weights)
-        counts["calls"] += 1
-        compare(case, ties, tensors, options, weights, theirs, ours, true, counts)
+    if backend == "cpu" and cpu.unavailable_reason() is not None:
         return
-    if cpu.unavailable_reason() is not None:
-        return
-    for instructions in INSTRUCTION_SETS[: INSTRUCTION_SETS.index(cpu._library.instruction_set().decode()) + 1]:
+    kernels = (cpu._instructions,)
+    if backend == "cpu":
+        kernels = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(cpu._library.instruction_set().decode()) + 1]
+    for instructions in kernels:
         cpu._instructions = instructions
-        theirs = run(case.name, tensors, options, "cpu", weights=weights)
+        theirs = run(case.name, tensors, options, backend, weights=weights)
         counts["calls"] += 1
         compare(case, ties, tensors, options, weights, theirs, ours, true, counts)
 
@@ -403,8 +401,9 @@ def related(name, arguments):
 def check_settings(case, counts):
     """Make an object of a public class, and noise, with one argument replaced."""
     made, valid = case.random.choice(list(SETTINGS.items()))
-    valid = {n: getattr(case.sampling, n) for n in ("num_samples", "sigma")} if made is LinearizedSampling else valid
     names = list(inspect.signature(made).parameters)
+    if made is LinearizedSampling:
+        valid = {n: getattr(case.sampling, n) for n in names}
     name, value = case.random.choice(names), case.random.choice(ODD)
     counts["calls"] += 1
     _must_name(partial(made, **valid | {name: value}), names, f"{made.__name__} with {name}={value!r}")

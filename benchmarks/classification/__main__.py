@@ -14,9 +14,7 @@ each, so that all have come equally far when the time is over; the same command 
 
 import math
 import os
-import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +29,7 @@ from benchmarks.classification.samplers import BILINEAR, COMPARED, SAMPLERS, Sam
 from benchmarks.classification.train import Job, Run, evaluate, is_before, prepare, train
 from benchmarks.commands import parser
 from benchmarks.peers import AUTHORS, authors_with_generator
-from benchmarks.results import report
+from benchmarks.results import report, spread
 
 RATES = (8, 4, 2, 1)
 # The number of evaluations in a turn, where cells take turns.
@@ -150,7 +148,10 @@ def _report(
         "beside it. Rows that end in *tested* are the networks of the row above, their views read in another way at "
         "test time.",
         ["transformer", "sampler", *measured],
-        [[*kind, *(_spread(errors.get(column, [])) for column in measured)] for kind, errors in rows.items()],
+        [
+            [*kind, *(spread([100 * error for error in errors.get(column, [])]) for column in measured)]
+            for kind, errors in rows.items()
+        ],
         {str(job): run.curve for job, run in runs.items()},
         figure,
         notes,
@@ -171,14 +172,6 @@ def _errors_read_otherwise(job: Job, run: Run, scale: Scale, data: Data, device:
         errors[f"{job.sampler}, {name} when tested"], _ = evaluate(run.network, test, [job.seed])[0]
     run.network.sampler = sampler
     return errors
-
-
-def _spread(errors: Sequence[float]) -> str:
-    """Mean and standard deviation, in %."""
-    percent = [100 * error for error in errors]
-    if len(percent) < 2:
-        return " ".join(f"{error:.1f}" for error in percent)
-    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}"
 
 
 def _join_processes() -> tuple[int, torch.device]:

@@ -25,7 +25,7 @@ from benchmarks.hunt.figures import INCHES, draw, shown_scenes
 from benchmarks.hunt.network import Hunter
 from benchmarks.hunt.scenes import Material, load, pixels, sides_at
 from benchmarks.hunt.train import TESTED, Score, Training, test, train
-from benchmarks.results import report
+from benchmarks.results import report, spread
 from benchmarks.runs import Job, run_cells
 
 STEPS, GRAINS = 2500, (0.0, 0.1)
@@ -110,12 +110,12 @@ def _cells(values: Sequence[dict[str, Any]]) -> list[str]:
     larger, *_ = scores.values()
     return [
         *(
-            _spread([100 * share for share in shares], 1)
+            spread([100 * share for share in shares])
             for of_sides in scores.values()
             for shares in ([score.error for score in of_sides], [score.found for score in of_sides])
         ),
-        _spread([score.scale for score in larger], 2),
-        _spread([math.sqrt(math.prod(sides_at(value["difficulty"]))) for value in values], 0),
+        spread([score.scale for score in larger], 2),
+        spread([math.sqrt(math.prod(sides_at(value["difficulty"]))) for value in values], 0),
         f"{statistics.mean(value['milliseconds'] for value in values):.0f}",
     ]
 
@@ -158,11 +158,6 @@ def trained(job: Job, material: Material, finished: Path) -> tuple[Hunter, Train
     network = Hunter(sampler).eval()
     network.load_state_dict(kept["weights"])
     return network, Training(*kept["training"])
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

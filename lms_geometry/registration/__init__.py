@@ -118,12 +118,9 @@ def register(
         raise TypeError(f"solver must be a GaussNewton or an Adam, such as GaussNewton(), got {solver!r}")
     check_images(source, target)
     check_choices(motion, loss)
-    for name, flag in (
-        ("fit_gain_bias", fit_gain_bias),
-        ("overlap_only", overlap_only),
-        ("progress", progress),
-    ):
-        check_flag(name, flag)
+    check_flag("fit_gain_bias", fit_gain_bias)
+    check_flag("overlap_only", overlap_only)
+    check_flag("progress", progress)
     check_starts(starts, START_NAMES, init is not None, isinstance(solver, Adam))
     check_max_size(max_size)
     batch = max(source.shape[0], target.shape[0])
