@@ -171,8 +171,8 @@ def main() -> None:
     )
 
 
-def _register(images: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-    return normalised(register(images, target, "anisotropic", generator=generator).matrix, images, target)[:, :2]
+def _register(images: Tensor, target: Tensor, _: torch.Generator) -> Tensor:
+    return normalised(register(images, target, "anisotropic").matrix, images, target)[:, :2]
 
 
 def inches(scales: list[str], rates: list[int]) -> tuple[float, float]:

@@ -85,7 +85,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "Gauss-Newton, 100 steps": {"solver": GaussNewton(steps=100)},
 }
 
-Method = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+Method = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 def main() -> None:
@@ -169,22 +169,21 @@ def _methods(without: list[str]) -> dict[str, Method]:
 
 
 def _ours(**given: Any) -> Method:  # noqa: ANN401
-    def align(sources: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
-        generator = torch.Generator().manual_seed(seed)
-        found = register(sources, targets, **{"motion": "anisotropic", "generator": generator, **given})
+    def align(sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        found = register(sources, targets, **{"motion": "anisotropic", **given})
         return normalised(found.matrix, sources, targets), found.score
 
     return align
 
 
 def _peer(align: peers.Method) -> Method:
-    return lambda sources, targets, seed: (align(sources, targets, seed), None)
+    return lambda sources, targets: (align(sources, targets), None)
 
 
 def _measure(method: Method, photos: Tensor, case: str, seed: int) -> dict[str, Any]:
     """Corner errors in half widths, and scores."""
     truth, targets = _problems(photos, case, seed)
-    found, scores = method(photos, targets, seed)
+    found, scores = method(photos, targets)
     errors = corner_error(found, convert_affinematrix_to_homography(truth)).nan_to_num(100.0).clamp(max=100.0)
     return {
         "errors": [round(e, 5) for e in errors.tolist()],
@@ -209,7 +208,7 @@ def _times(methods: dict[str, Method], photos: Tensor, seed: int) -> dict[str, f
     for name in tqdm([*methods] * ROUNDS, desc="time"):
         count = TIMED_SLOW if name == "kornia ImageRegistrator" else len(photos)
         begin = time.perf_counter()
-        methods[name](photos[:count], targets[:count], seed)
+        methods[name](photos[:count], targets[:count])
         least[name] = min(least[name], (time.perf_counter() - begin) / count)
     return {name: round(seconds, 6) for name, seconds in least.items()}
 

@@ -1,6 +1,6 @@
 """What ``register`` is compared with: OpenCV, kornia, scikit-image, and bilinear sampling of a scale space.
 
-Each takes sources ``(N, C, H, W)``, targets ``(N, C, h, w)`` and a seed, and gives the normalised target-to-source
+Each takes sources ``(N, C, H, W)`` and targets ``(N, C, h, w)``, and gives the normalised target-to-source
 matrices ``(N, 3, 3)`` that it found. Where a peer wants images of one size, both ways of making them so were tried, and
 the better one is here.
 """
@@ -24,7 +24,7 @@ from benchmarks.problems import normalised
 from lms_geometry import Adam, GaussNewton, register
 from lms_geometry._kornia import denormalize_homography, homography_warp, normalize_homography
 
-Method = Callable[[Tensor, Tensor, int], Tensor]
+Method = Callable[[Tensor, Tensor], Tensor]
 
 # Source pixels, from a quarter of the photo down to none.
 _WIDTHS = (32.0, 22.6, 16.0, 11.3, 8.0, 5.7, 4.0, 2.8, 2.0, 1.4, 0.0)
@@ -33,7 +33,7 @@ _WIDTHS = (32.0, 22.6, 16.0, 11.3, 8.0, 5.7, 4.0, 2.8, 2.0, 1.4, 0.0)
 def ecc(gaussian: int, levels: int = 0) -> Method:
     """OpenCV's ``findTransformECC``, affine, on grey images, the source shrunk to the target; or its pyramid."""
 
-    def align(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+    def align(sources: Tensor, targets: Tensor) -> Tensor:
         cv2 = _opencv()
         shrunk = F.interpolate(sources, targets.shape[-2:], mode="area")
         found = []
@@ -72,7 +72,7 @@ def find_ecc(
     return cv2.findTransformECCMultiScale(target, source, start, settings)[1]
 
 
-def kornia_registrator(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+def kornia_registrator(sources: Tensor, targets: Tensor) -> Tensor:
     """The ``ImageRegistrator`` of kornia: homography, 3 levels of 100 steps at 0.01, the target enlarged."""
     enlarged = F.interpolate(targets, sources.shape[-2:], mode="bilinear", align_corners=False)
     found = []
@@ -83,7 +83,7 @@ def kornia_registrator(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  
     return torch.cat(found)
 
 
-def phase_correlation(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+def phase_correlation(sources: Tensor, targets: Tensor) -> Tensor:
     """scikit-image's ``phase_cross_correlation``, which knows translations only."""
     from skimage.registration import phase_cross_correlation
 
@@ -98,7 +98,7 @@ def phase_correlation(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  #
     return found
 
 
-def scale_space_adam(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+def scale_space_adam(sources: Tensor, targets: Tensor) -> Tensor:
     """Bilinear samples of an image blurred less and less, 200 steps of Adam."""
     levels, half = _scale_space(sources)
 
@@ -108,7 +108,7 @@ def scale_space_adam(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # 
     return normalised(register(sources, targets, "anisotropic", Adam(sampler=warp)).matrix, sources, targets)
 
 
-def scale_space_gauss_newton(sources: Tensor, targets: Tensor, seed: int) -> Tensor:  # noqa: ARG001
+def scale_space_gauss_newton(sources: Tensor, targets: Tensor) -> Tensor:
     """Bilinear samples of an image blurred less and less, Gauss-Newton from 5 starts, 12 steps per level, affine."""
     levels, half = _scale_space(sources)
     size, dsize = (levels[0].shape[-2], levels[0].shape[-1]), (targets.shape[-2], targets.shape[-1])

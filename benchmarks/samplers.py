@@ -27,7 +27,7 @@ DEFAULT = LinearizedSampling()
 PLANE = LinearizedSampling(slope="plane")
 PAPER = LinearizedSampling.paper()
 RELEASED = replace(PAPER, sigma=0.25, mask_out_of_bounds=False)
-WHITENED = LinearizedSampling.alignment()
+WHITENED = replace(PAPER, pattern="whitened", mask_out_of_bounds=False)
 # Whitened samples over the area of an output pixel, masked: the best of drawn samples for training.
 MASKED = LinearizedSampling(num_samples=8, sigma=0.3, mask_out_of_bounds=True, pattern="whitened", slope="plane")
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from benchmarks import antialiasing, peers
 from benchmarks.commands import timing_parser
 from benchmarks.results import report
+from benchmarks.samplers import WHITENED
 from lms_geometry import LinearizedSampling, backends, grid_sample_linearized
 
 # B, C, H, W, h, w; how much of the image the view covers along an axis, about; and whether the image takes a
@@ -44,7 +45,7 @@ CASES: tuple[Case, ...] = (
 SETTINGS = {
     "default": LinearizedSampling(),
     "paper": LinearizedSampling.paper(),
-    "whitened": LinearizedSampling.alignment(),
+    "whitened": WHITENED,
 }
 WHAT = (
     "Time of one call, forward and backward with a gradient for the grid, and the peak memory above the inputs, both "

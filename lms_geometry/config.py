@@ -184,16 +184,3 @@ class LinearizedSampling:
             8
         """
         return cls(num_samples=8, sigma=1.0, jitter=1.0, mask_out_of_bounds=True, pattern="gaussian", slope="plane")
-
-    @classmethod
-    def alignment(cls) -> "LinearizedSampling":
-        """For aligning images by gradient descent: whitened samples without the mask.
-
-        The padding is a cue to where the image ends, which the mask would remove. Make ``sigma`` smaller while the
-        images come closer, as :func:`register` does, which takes these settings if it is given none.
-
-        Example:
-            >>> LinearizedSampling.alignment().mask_out_of_bounds
-            False
-        """
-        return cls(num_samples=8, sigma=1.0, jitter=1.0, pattern="whitened", slope="plane")

@@ -74,7 +74,7 @@ def test_what_is_ambiguous_is_not_called_good_and_a_photo_is():
     photo = torch.from_numpy(data.astronaut()[40:400:4, 60:500:4].copy()).permute(2, 0, 1)[None].float() / 255
     sources = torch.cat((disc, board, blank, noise[:1], photo))
     targets = torch.cat((moved, board.roll(5, -1), blank, noise[1:], 0.8 * photo))
-    found = register(sources, targets, "similarity", generator=torch.Generator().manual_seed(0))
+    found = register(sources, targets, "similarity")
     assert found.good.tolist() == [False, False, False, False, True]
     assert found.score[4] > 0.99
     assert found.score[2] == 0

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lms_geometry.area import excess_area, slope_by_jacobian
-from lms_geometry.backends.eager_area import area_gradient, area_image_gradient, area_mean, area_slopes
+from lms_geometry.backends import area_operator
+from lms_geometry.backends.eager_area import area_gradient, area_image_gradient, area_mean
 from lms_geometry.config import Averaging, Reading
 
 
@@ -40,6 +41,10 @@ def case(height=17, width=23, h=2, w=3, channels=2):
     image = torch.rand(2, channels, height, width, generator=generator).double()
     grid = (torch.rand(2, h, w, 2, generator=generator) * 2.4 - 1.2).double()
     return image, grid
+
+
+def area_slopes(image, grid, jacobian, averaging, reading):
+    return area_operator.area_slopes(image, grid, jacobian, *averaging, *reading)
 
 
 @pytest.mark.parametrize("jacobian", JACOBIANS.values(), ids=JACOBIANS)

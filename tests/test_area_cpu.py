@@ -62,13 +62,20 @@ def run(backend, arguments, settings):
     return value, by_image, *backend.area_gradient(weight, value, image, grid, jacobian, *settings)
 
 
+def run_all(backend, arguments, settings):
+    """The same, and where a Jacobian is given the slopes of every channel by point and by Jacobian."""
+    image, grid, jacobian, _ = arguments
+    results = run(backend, arguments, settings)
+    return results if jacobian is None else (*results, *backend.area_slopes(image, grid, jacobian, *settings)[1:])
+
+
 def assert_agree(arguments, settings):
     """The same numbers as eager's, to 1e-5 of the largest, and to what float32 costs eager."""
     doubled = [None if t is None else t.double() for t in arguments]
     got, eagers, exact = (
-        run(cpu_area, arguments, settings),
-        run(eager_area, arguments, settings),
-        run(eager_area, doubled, settings),
+        run_all(cpu_area, arguments, settings),
+        run_all(eager_area, arguments, settings),
+        run_all(eager_area, doubled, settings),
     )
     for ours, theirs, true in zip(got, eagers, exact, strict=True):
         if theirs is None:
@@ -218,7 +225,7 @@ def test_the_number_of_threads_changes_no_bit(channels, jacobian, monkeypatch):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(run(cpu_area, arguments, settings_of()))
+            results.append(run_all(cpu_area, arguments, settings_of()))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -325,3 +332,6 @@ def test_nothing_to_sample(size):
     for ours, theirs in zip(run(cpu_area, arguments, settings_of()), arguments[-1:] + arguments[:3], strict=True):
         assert ours.shape == theirs.shape
         assert not ours.any()
+    _, slope, by_jacobian = cpu_area.area_slopes(*arguments[:3], *settings_of())
+    assert slope.shape == (B, C, h, w, 2)
+    assert by_jacobian.shape == (B, C, h, w, 2, 2)

@@ -37,10 +37,6 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         LinearizedSampling(**settings)
 
 
-def test_for_alignment_the_papers_samples_are_whitened_and_not_masked():
-    assert LinearizedSampling.alignment() == paper(pattern="whitened", mask_out_of_bounds=False)
-
-
 def test_settings_are_frozen_hashable_and_picklable():
     sampling = paper(num_samples=5, pattern="whitened")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -77,7 +77,7 @@ def test_a_peer_finds_a_translation(align):
     truth = torch.eye(3)[None].clone()
     truth[:, 0, 2] = 0.125
     targets = homography_warp(sources, truth, (32, 32))
-    found = getattr(peers, align)(sources, targets, 0)
+    found = getattr(peers, align)(sources, targets)
     assert (found - truth).abs().max() < 0.05
 
 
@@ -86,4 +86,4 @@ def test_a_missing_opencv_is_named(monkeypatch):
 
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(SystemExit, match="OpenCV is missing: pip install opencv-python-headless"):
-        peers.ecc(5)(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 8, 8), 0)
+        peers.ecc(5)(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 8, 8))

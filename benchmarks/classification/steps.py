@@ -22,14 +22,14 @@ from benchmarks.classification.samplers import BILINEAR, SAMPLERS, TRAINING, Sam
 from benchmarks.classification.train import Job, Split, prepare, train
 from benchmarks.commands import parser
 from benchmarks.results import report
-from lms_geometry import LinearizedSampling
+from benchmarks.samplers import WHITENED
 
 # The number of test images, and the lengths of the steps.
 IMAGES = 600
 LENGTHS = (0.01, 0.03, 0.1, 0.2)
 TRAINED_WITH = (BILINEAR, TRAINING)
 
-_WIDE = replace(LinearizedSampling.alignment(), intercept=False)
+_WIDE = replace(WHITENED, intercept=False)
 SLOPES = {
     "bilinear": Sampler(),
     **{f"linearized, sigma {sigma:g}": Sampler(replace(_WIDE, sigma=sigma)) for sigma in (0.25, 0.5, 1.0)},

@@ -36,10 +36,7 @@ def main() -> None:
     truth = torch.tensor([[[1.4 * cos, -0.8 * sin, 0.2], [1.4 * sin, 0.8 * cos, -0.1], [0.0, 0.0, 1.0]]])
     target = homography_warp(source, truth, (32, 32))
     solvers = {"bilinear": Adam(sampler="bilinear"), "linearized": Adam()}
-    paths = {
-        name: register(source, target, "anisotropic", solver, generator=torch.Generator().manual_seed(0)).path[:, 0]
-        for name, solver in solvers.items()
-    }
+    paths = {name: register(source, target, "anisotropic", solver).path[:, 0] for name, solver in solvers.items()}
     sought = outline(denormalize_homography(truth, (32, 32), (256, 256), align_corners=False), target)[0]
     frames = [draw(source, target, sought, {name: path[: step + 1] for name, path in paths.items()}) for step in STEPS]
     palette = frames[-1].quantize(255, Image.Quantize.MEDIANCUT)

@@ -10,8 +10,9 @@ struct area_job {
     float *value;                                 /* (B, C, h, w) */
     const float *value_gradient;                  /* (B, C, h, w) */
     float *image_gradient;                        /* (B, C, H, W), zeros that are added to */
-    float *grid_gradient;                         /* (B, h, w, 2) */
-    float *jacobian_gradient;                     /* (B, h, w, 2, 2); (B, pieces, 2, 2), to be summed, if shared */
+    float *grid_gradient;                         /* (B, h, w, 2); (B, C, h, w, 2) for the slopes */
+    float *jacobian_gradient;                     /* (B, h, w, 2, 2); (B, pieces, 2, 2), to be summed, if shared;
+                                                     (B, C, h, w, 2, 2) for the slopes */
     uint8_t *plain;                               /* (B, h, w): 1 where a pixel has no area */
     int64_t input_stride, grid_stride, jacobian_stride; /* from image to image */
     int64_t pixel_stride;                           /* of the Jacobian, from pixel to pixel */

@@ -8,7 +8,7 @@
 #define area_share NAME(area_share)
 #define area_find_outside NAME(area_find_outside)
 #define area_locate NAME(area_locate)
-#define area_slopes NAME(area_slopes)
+#define area_differentiate NAME(area_differentiate)
 
 /* The vectors P and M. Returns whether some pixel of the block shrinks. */
 static int area_stretch(const struct area_job *job, struct areas *a)
@@ -191,8 +191,8 @@ static struct areas *area_locate(const struct area_job *job, int64_t image, int6
 }
 
 /* The derivatives by the centre, per source pixel, and by the Jacobian (slope, slope_by_jacobian). */
-static void area_slopes(const struct area_job *job, const struct areas *a, const struct edges *e, float *x, float *y,
-                        float *by_jacobian)
+static void area_differentiate(const struct area_job *job, const struct areas *a, const struct edges *e, float *x,
+                               float *y, float *by_jacobian)
 {
     const float side = job->side;
     EACH(i) {

@@ -3,11 +3,13 @@
 #define area_search NAME(area_search)
 #define area_mean NAME(area_mean)
 #define area_sum_edges NAME(area_sum_edges)
+#define area_find_reads NAME(area_find_reads)
 #define area_block_gradient NAME(area_block_gradient)
 #define area_keep NAME(area_keep)
 #define area_give_jacobians NAME(area_give_jacobians)
 #define area_collect NAME(area_collect)
 #define area_gradient NAME(area_gradient)
+#define area_slopes NAME(area_slopes)
 #define area_image_gradient NAME(area_image_gradient)
 
 /* A thread's share of the search for a pixel with an area, and, as long as there is none, for an unusable point. Most
@@ -113,32 +115,32 @@ ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, c
         area_combine(n, rows, 0, a, e);
 }
 
-/* The gradients of a block, for the centres and for the Jacobians. */
-static void area_block_gradient(const struct area_job *job, const struct areas *a, struct nodes *n, int64_t image,
-                                int64_t first, int pixels_here, float *x, float *y, float *by_jacobian)
+/* The reads of a block's gradients: those on the edges, or those of the centres where nothing shrinks. Returns the number
+ * of rows of a window. */
+static int area_find_reads(const struct area_job *job, const struct areas *a, struct nodes *n)
+{
+    if (a->shrinks)
+        area_edges(a, n);
+    else
+        area_centres(a, n);
+    area_pad(job, n, a->narrow | !a->shrinks);
+    return area_windows(job, n);
+}
+
+/* The gradients of a block, for the centres and for the Jacobians, from reads in windows of so many rows. */
+static void area_block_gradient(const struct area_job *job, const struct areas *a, struct nodes *n, int rows,
+                                int64_t image, int64_t first, int pixels_here, float *x, float *y, float *by_jacobian)
 {
     const int64_t pixels = job->out_height * job->out_width;
     struct edges e;
-    if (a->all_outside || !a->shrinks)
-        memset(by_jacobian, 0, 4 * BLOCK * sizeof(float));
-    if (a->all_outside) {
-        memset(x, 0, BLOCK * sizeof(float));
-        memset(y, 0, BLOCK * sizeof(float));
-        return;
-    }
     if (!a->shrinks) {
-        area_centres(a, n);
-        area_pad(job, n, 1);
-        area_windows(job, n);
+        memset(by_jacobian, 0, 4 * BLOCK * sizeof(float));
         area_contract(job, n, a->outside, image, first, pixels_here, 2);
         area_combine(n, 2, 1, a, &e);
         memcpy(x, e.texels[0], sizeof e.texels[0]);
         memcpy(y, e.texels[1], sizeof e.texels[1]);
         return;
     }
-    area_edges(a, n);
-    area_pad(job, n, a->narrow);
-    const int rows = area_windows(job, n);
     if (rows == 3)
         area_sum_edges(job, n, a, image, first, pixels_here, 3, &e);
     else if (rows == 4)
@@ -159,7 +161,7 @@ static void area_block_gradient(const struct area_job *job, const struct areas *
         e.grown[0][i] -= product[i];
         e.grown[1][i] -= product[i];
     }
-    area_slopes(job, a, &e, x, y, by_jacobian);
+    area_differentiate(job, a, &e, x, y, by_jacobian);
 }
 
 /* Keep what a block gives to the centres of its pixels, and, where Jacobians are differences, to the ends of the steps
@@ -268,7 +270,14 @@ void area_gradient(struct area_job *job)
             const int pixels_here = end - first < BLOCK ? end - first : BLOCK;
             float x[BLOCK], y[BLOCK], by_jacobian[4 * BLOCK];
             const struct areas *a = area_locate(job, image, first, &w);
-            area_block_gradient(job, a, &n, image, first, pixels_here, x, y, by_jacobian);
+            if (a->all_outside) {
+                memset(x, 0, sizeof x);
+                memset(y, 0, sizeof y);
+                memset(by_jacobian, 0, sizeof by_jacobian);
+            } else {
+                const int rows = area_find_reads(job, a, &n);
+                area_block_gradient(job, a, &n, rows, image, first, pixels_here, x, y, by_jacobian);
+            }
             area_keep(job, a, x, y, by_jacobian, mine + first - row * width, most);
             if (job->jacobian)
                 area_give_jacobians(job, by_jacobian, image * pixels + first, pixels_here, total);
@@ -288,6 +297,58 @@ void area_gradient(struct area_job *job)
     }
     free(n.x);
     free(kept);
+}
+
+/* A thread's share of the slopes: blocks of pixels, whose Jacobians are given. A slope is what a gradient of 1 for one
+ * channel gives. */
+void area_slopes(struct area_job *job)
+{
+    const int64_t pixels = job->out_height * job->out_width, blocks = (pixels + BLOCK - 1) / BLOCK;
+    const int64_t items = job->batch * blocks, plane = job->height * job->width;
+    const float half_x = area_half(job, job->width), half_y = area_half(job, job->height);
+    float ones[BLOCK];
+    struct area_job one = *job; /* a block of one channel, as an image of its own */
+    struct work w;
+    struct nodes n;
+    w.shared.image = -1;
+    if (!area_allocate(job, &n))
+        return;
+    EACH(i) ones[i] = 1;
+    one.channels = 1;
+    one.value_gradient = ones;
+    for (;;) {
+        const int64_t begin = __atomic_fetch_add(&job->taken, GRAIN, __ATOMIC_RELAXED);
+        const int64_t end = begin + GRAIN < items ? begin + GRAIN : items;
+        if (begin >= items)
+            break;
+        for (int64_t item = begin; item < end; item++) {
+            const int64_t image = item / blocks, first = item % blocks * BLOCK;
+            const int pixels_here = pixels - first < BLOCK ? pixels - first : BLOCK;
+            const float *point = job->grid + image * job->grid_stride + 2 * first;
+            const struct areas *a = area_locate(job, image, first, &w);
+            const int rows = a->all_outside ? 0 : area_find_reads(job, a, &n);
+            for (int64_t c = 0; c < job->channels; c++) {
+                const int64_t at = (image * job->channels + c) * pixels + first;
+                float *slope = job->grid_gradient + 2 * at, *by_matrix = job->jacobian_gradient + 4 * at;
+                if (a->all_outside) {
+                    memset(slope, 0, 2 * pixels_here * sizeof(float));
+                    memset(by_matrix, 0, 4 * pixels_here * sizeof(float));
+                    continue;
+                }
+                float x[BLOCK], y[BLOCK], by_jacobian[4 * BLOCK];
+                one.input = job->input + image * job->input_stride + c * plane;
+                one.value = job->value + at;
+                area_block_gradient(&one, a, &n, rows, 0, 0, pixels_here, x, y, by_jacobian);
+                for (int i = 0; i < pixels_here; i++) {
+                    slope[2 * i] = fabsf(point[2 * i]) <= FAR_OUTSIDE ? x[i] * half_x : 0;
+                    slope[2 * i + 1] = fabsf(point[2 * i + 1]) <= FAR_OUTSIDE ? y[i] * half_y : 0;
+                    for (int t = 0; t < 4; t++)
+                        by_matrix[4 * i + t] = by_jacobian[t * BLOCK + i];
+                }
+            }
+        }
+    }
+    free(n.x);
 }
 
 /* A thread's share of the gradient for the image: some channels of an image, so that no two threads add to a texel. */

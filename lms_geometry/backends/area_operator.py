@@ -67,7 +67,10 @@ def _image_gradient(
 
 
 def _slopes(input: Tensor, grid: Tensor, jacobian: Tensor | None, *how: _Untyped) -> tuple[Tensor, Tensor, Tensor]:
-    value, slope, by_jacobian = eager_area.area_slopes(input.to(grid.dtype), grid, jacobian, *_settings(how))
+    if jacobian is None:
+        jacobian = eager_area.jacobian_of(grid, (input.shape[-1], input.shape[-2]), how[-1])
+    backend, image = _readable(input, grid, how)
+    value, slope, by_jacobian = backend.area_slopes(image, grid, jacobian, *_settings(how))
     return value.to(input.dtype), slope, by_jacobian
 
 

@@ -1,6 +1,9 @@
 """What the backends share: which points can be read, the image's gradient, and batches as kernels take them."""
 
+from collections.abc import Callable
+
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lms_geometry.checks import MODES, PADDING_MODES
@@ -35,6 +38,29 @@ def point_gradient_at(gradient: Tensor, image: Tensor, points: Tensor, reading: 
 def _numbers(reading: Reading) -> tuple[int, int, bool]:
     """How an image is read, as torch's operators take it."""
     return MODES.index(reading.mode), PADDING_MODES.index(reading.padding_mode), reading.align_corners
+
+
+def slopes_by_channel(
+    mean: Callable[..., Tensor],
+    gradient: Callable[..., tuple[Tensor, Tensor | None]],
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor,
+    *how: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`lms_geometry.backends.eager_area.area_slopes`, by a backend's ``area_mean`` and ``area_gradient``.
+
+    Each channel becomes an image of its own, and the gradient for a value is 1.
+    """
+    batch, channels = input.shape[:2]
+    value = mean(input, grid, jacobian, *how)
+    values, images = (rearrange(tensor, "b c h w -> (b c) 1 h w") for tensor in (value, input))
+    grid, jacobian = (
+        tensor.expand(*grid.shape[:3], *tensor.shape[3:]).repeat_interleave(channels, 0) for tensor in (grid, jacobian)
+    )
+    slope, by_jacobian = gradient(torch.ones_like(values), values, images, grid, jacobian, *how)
+    assert by_jacobian is not None
+    return value, slope.unflatten(0, (batch, channels)), by_jacobian.unflatten(0, (batch, channels))
 
 
 def is_read_by_kernels(image: Tensor, mode: str) -> bool:

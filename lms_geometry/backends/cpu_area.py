@@ -5,6 +5,8 @@ The library is that of :mod:`lms_geometry.backends.cpu`, which says what images 
 do everything.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from lms_geometry.backends.common import (
     compact_jacobian,
     image_gradient_at,
     point_gradient_at,
+    slopes_by_channel,
     unexpanded,
     usable_points,
 )
@@ -111,6 +114,26 @@ def area_gradient(
     if by_jacobian is None or jacobian is None:
         return by_grid, None
     return by_grid, by_jacobian.sum_to_size(jacobian.shape)
+
+
+def area_slopes(
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor,
+    averaging: Averaging,
+    reading: Reading,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`lms_geometry.backends.eager_area.area_slopes`."""
+    job = _job(input, grid, jacobian, averaging, reading)
+    shape = *input.shape[:2], *grid.shape[1:3]
+    if math.prod(shape) == 0 or not _has_area(job):
+        return slopes_by_channel(area_mean, area_gradient, input, grid, jacobian, averaging, reading)
+    value = area_mean(input, grid, jacobian, averaging, reading)
+    slope, by_jacobian = torch.empty((*shape, 2)), torch.empty((*shape, 2, 2))
+    job.count = averaging.edge_nodes
+    job.value, job.grid_gradient, job.jacobian_gradient = value.data_ptr(), slope.data_ptr(), by_jacobian.data_ptr()
+    _do("area_slopes", job, value.numel() * 4 * averaging.edge_nodes)
+    return value, slope, by_jacobian
 
 
 def _job(

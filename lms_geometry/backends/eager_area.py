@@ -20,7 +20,7 @@ from lms_geometry.area import (
     slope,
     slope_by_jacobian,
 )
-from lms_geometry.backends.common import image_gradient_at, point_gradient_at, usable_points
+from lms_geometry.backends.common import image_gradient_at, point_gradient_at, slopes_by_channel, usable_points
 from lms_geometry.config import Averaging, Reading
 from lms_geometry.coordinates import grid_units, units_per_pixel
 from lms_geometry.footprint import finite_difference_gradient, finite_difference_jacobian, finite_difference_tangent
@@ -166,7 +166,7 @@ def _fit_plane(
 def area_slopes(
     input: Tensor,
     grid: Tensor,
-    jacobian: Tensor | None,
+    jacobian: Tensor,
     averaging: Averaging,
     reading: Reading,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,18 +176,7 @@ def area_slopes(
         The value :math:`(B, C, h, w)`; its derivative by the point, :math:`(B, C, h, w, 2)`, in intensity per unit of
         the grid; its derivative by the Jacobian, :math:`(B, C, h, w, 2, 2)`.
     """
-    batch, channels = input.shape[:2]
-    if jacobian is None:
-        size = input.shape[-1], input.shape[-2]
-        jacobian = jacobian_of(grid, size, reading.align_corners)
-    jacobian = jacobian.expand(*grid.shape[:3], 2, 2)
-    # Each channel as an image of its own.
-    input = rearrange(input, "b c h w -> (b c) 1 h w")
-    grid, jacobian = grid.repeat_interleave(channels, 0), jacobian.repeat_interleave(channels, 0)
-    value = area_mean(input, grid, jacobian, averaging, reading)
-    by_grid, by_jacobian = area_gradient(torch.ones_like(value), value, input, grid, jacobian, averaging, reading)
-    assert by_jacobian is not None
-    return tuple(t.unflatten(0, (batch, channels)) for t in (value.squeeze(1), by_grid, by_jacobian))
+    return slopes_by_channel(area_mean, area_gradient, input, grid, jacobian, averaging, reading)
 
 
 def jacobian_of(grid: Tensor, size: tuple[int, int], align_corners: bool, tangent: Tensor | None = None) -> Tensor:

@@ -12,7 +12,13 @@ from torch import Tensor
 from lms_geometry.area import difference_rounding
 from lms_geometry.backends import _triton_area_kernels as kernels
 from lms_geometry.backends import eager_area
-from lms_geometry.backends.common import batch_stride, compact_jacobian, unexpanded, usable_points
+from lms_geometry.backends.common import (
+    batch_stride,
+    compact_jacobian,
+    slopes_by_channel,
+    unexpanded,
+    usable_points,
+)
 from lms_geometry.backends.triton import _deal, _device_of
 from lms_geometry.config import Averaging, Reading
 from lms_geometry.limits import TOLERANCE
@@ -173,6 +179,17 @@ def area_gradient(
                 enable_fp_fusion=True,
             )
     return by_grid, None if given is None else by_jacobian.sum_to_size(given.shape)
+
+
+def area_slopes(
+    input: Tensor,
+    grid: Tensor,
+    jacobian: Tensor,
+    averaging: Averaging,
+    reading: Reading,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`lms_geometry.backends.eager_area.area_slopes`."""
+    return slopes_by_channel(area_mean, area_gradient, input, grid, jacobian, averaging, reading)
 
 
 def _geometry(

@@ -20,8 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     options = parser.parse_args(arguments)
     try:
-        if "seed" in options and not 0 <= options.seed < 2**63:
-            raise InputError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
         # Imported when it is asked for: each command needs packages that others do not.
         module = import_module(f"lms_geometry.cli.{options.command}")
         status: int = getattr(module, f"run_{options.command}")(options)
@@ -109,7 +107,6 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_out(apply, "applied")
 
     demo = commands.add_parser("demo", help="recover a strong warp of a photo from a target 8 times smaller")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
     _add_out(demo, "demo")
     return parser
 
@@ -133,7 +130,6 @@ def _add_settings(parser: argparse.ArgumentParser, motion: Motion) -> None:
         "--min-score", type=float, metavar="SCORE",
         help="what has this score or more counts as good (default: the verdict of register)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
     parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default: cpu)")
 
 

@@ -34,7 +34,6 @@ class Settings:
     steps: int = GaussNewton().steps
     black: bool = False
     min_score: float | None = None
-    seed: int = 0
     device: str = "cpu"
 
     @classmethod
@@ -102,7 +101,6 @@ def align(sources: Sequence[Side], targets: Sequence[Side], settings: Settings, 
     source, target = (torch.cat([side.image for side in sides]) for sides in (sources, targets))
     if source.shape[1] != target.shape[1] and 1 not in (source.shape[1], target.shape[1]):
         source, target = (image.mean(1, keepdim=True) for image in (source, target))
-    generator = torch.Generator(settings.device).manual_seed(settings.seed)
     return register(
         source.to(settings.device),
         target.to(settings.device),
@@ -114,7 +112,6 @@ def align(sources: Sequence[Side], targets: Sequence[Side], settings: Settings, 
         source_mask=_masks(sources, settings.device),
         target_mask=_masks(targets, settings.device),
         max_size=settings.max_size,
-        generator=generator,
         progress=progress,
     )
 

@@ -7,7 +7,6 @@ steps together. The worst are dropped on the way, and an image that has converge
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -38,7 +37,7 @@ _LONGEST_STEP = 0.2
 TIE = 1e-3
 
 # Its values are bilinear, and it needs no gradients, unlike ``"bilinear"``.
-_BILINEAR = replace(LinearizedSampling.alignment(), intercept=False)
+_BILINEAR = LinearizedSampling(intercept=False)
 
 _Sampler = LinearizedSampling | Literal["bilinear"]
 
@@ -136,10 +135,9 @@ def _finish(
 
 
 def loss_at(problem: Problem) -> Tensor:
-    """The loss at the problem's start, ``(B)``, of bilinear values. The draws matter to slopes only."""
-    draws = torch.Generator(problem.source.device).manual_seed(0)
+    """The loss at the problem's start, ``(B)``, of bilinear values."""
     none = problem.source.new_zeros(len(problem.source), 1, len(PARAMETERS[problem.motion]))
-    return _compare(problem, none, _BILINEAR, draws).residual.loss[:, 0]
+    return _compare(problem, none, _BILINEAR, None).residual.loss[:, 0]
 
 
 class _Equations(NamedTuple):

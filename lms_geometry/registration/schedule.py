@@ -41,7 +41,7 @@ class Annealed:
 
     first: float
     last: float
-    sampling: LinearizedSampling = LinearizedSampling.alignment()
+    sampling: LinearizedSampling = LinearizedSampling()
 
     def __post_init__(self) -> None:
         check_positive("first", self.first, WIDEST)

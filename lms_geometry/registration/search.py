@@ -172,7 +172,9 @@ class _Search:
         if way == "phase" or max(self.full.dsize) <= SEARCHED:
             # The start is near: the samples need less of a spread, and no smaller images.
             problem = replace(self.small, start=start).take(found)
-            sampler = Annealed(1.0, 0.0625) if isinstance(self.solver.sampler, Annealed) else self.solver.sampler
+            sampler = self.solver.sampler
+            if isinstance(sampler, Annealed):
+                sampler = Annealed(1.0, 0.0625, sampler.sampling)
             nearby = replace(self.solver, stages=_NEAR, sampler=sampler)
             trace = gauss_newton.descend(problem, nearby, 1, iter(range(self.solver.steps)), self.generator)
             self._add([way] * len(found), trace.matrices(problem), trace.loss, trace.converged, found)
