@@ -28,6 +28,8 @@ NUM_STARTS, STEPS, LEARNING_RATE = 50, 200, 1.0
 CONVERGED = 0.9  # intersection over union with the true box
 COLOURS = {"bilinear": "C1", "linearized": "C0", "bilinear, blurred photo": "C2"}
 HERE = Path(__file__).parent
+# Drawn samples with the value of an ordinary sampler.
+_WHITENED = LinearizedSampling(num_samples=8, jitter=1.0, intercept=False, pattern="whitened", slope="plane")
 
 Pool = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -75,7 +77,7 @@ def blurred(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:
 
 def linearized(photo: Tensor, boxes: Tensor, spread: float) -> Tensor:
     """The library's, with the value of the first."""
-    sampling = replace(LinearizedSampling.alignment(), sigma=spread, intercept=False)
+    sampling = replace(_WHITENED, sigma=spread)
     return roi_align_linearized(photo, [boxes], BINS, 1.0, SAMPLING_RATIO, aligned=True, sampling=sampling)
 
 

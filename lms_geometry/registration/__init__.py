@@ -47,9 +47,9 @@ def register(
 ) -> Registration:
     r"""Find the motion that warps ``source`` onto ``target``, for a whole batch at once.
 
-    Minimises the difference between the warped source and the target. The samples of linearized sampling start spread
-    over many output pixels and are drawn in. Then the intercept is dropped, so that the value is the exact bilinear one
-    and the loss is 0 at the truth.
+    Minimises the difference between the warped source and the target. A pixel is first the mean over a square of many
+    output pixels, which shrinks step by step. Then the intercept is dropped, so that the value is the exact bilinear
+    one and the loss is 0 at the truth.
 
     :class:`GaussNewton` takes Gauss-Newton steps from several starts. Starts of every kind are compared on small images
     by the agreement of the images' gradients over their overlap, and the best is finished at full size, with steps on
@@ -93,7 +93,8 @@ def register(
         target_mask: the weight of the target's pixels, from 0 to 1, shape :math:`(B, 1, h, w)`, where B may be 1.
         max_size: the longest side, in pixels, of the images that are worked on. Larger ones are shrunk first. The
             matrix is that of the images as they were given. ``None``: the finish sees them at full size.
-        generator: source of randomness; torch's global one if ``None``.
+        generator: source of randomness for a solver whose sampler draws its samples; torch's global one if ``None``.
+            The default draws nothing.
         progress: whether to show a progress bar; needs tqdm, which comes with ``lms_geometry[cli]``.
 
     Returns:

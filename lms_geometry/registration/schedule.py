@@ -1,4 +1,4 @@
-"""Schedules of a search, as data: how far samples are spread, and in which stages the starts compete."""
+"""Schedules of a search, as data: how far a pixel's samples reach, and in which stages the starts compete."""
 
 import math
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ ANNEALED_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Annealed:
-    """A schedule for a search: samples start spread over many output pixels and are drawn in step by step.
+    """A schedule for a search: samples reach over many output pixels at first, and less far step by step.
 
-    A wide spread sees the rough layout of an image, and leads back from far away; a narrow one sees detail, and leads
+    A wide reach sees the rough layout of an image, and leads back from far away; a narrow one sees detail, and leads
     to the exact place. ``sigma`` falls geometrically over the first three quarters of the steps and then stays. It is
     a setting of the solvers of :func:`register`, and :meth:`over` gives it to a loop of your own.
 
@@ -73,7 +73,7 @@ class Annealed:
             >>> target = view(torch.tensor([50.0]))
             >>> degrees = torch.zeros(1, requires_grad=True)
             >>> adam = torch.optim.Adam([degrees], lr=2.0)
-            >>> for sampling in Annealed(first=4.0, last=0.29, sampling=LinearizedSampling()).over(steps=60):
+            >>> for sampling in Annealed(first=4.0, last=0.29).over(steps=60):
             ...     loss = (view(degrees, sampling=sampling) - target).square().mean()
             ...     adam.zero_grad()
             ...     loss.backward()

@@ -31,7 +31,7 @@ _SURE = 0.5
 _TRIED, _NEARLY = 3, 0.15
 # The rotations that are tried by default.
 _ROTATIONS = 5
-# A start from the images is near: the samples need less of a spread, and no smaller images.
+# A start from the images is near: the samples need not reach so far, and no smaller images are needed.
 _NEAR = (Stage(0.25, None, kept=1, free=8),)
 
 
@@ -170,7 +170,7 @@ class _Search:
         if way == "features":
             self.stand(way, start, found)
         if way == "phase" or max(self.full.dsize) <= SEARCHED:
-            # The start is near: the samples need less of a spread, and no smaller images.
+            # The start is near: the samples need not reach so far, and no smaller images are needed.
             problem = replace(self.small, start=start).take(found)
             sampler = self.solver.sampler
             if isinstance(sampler, Annealed):

@@ -22,7 +22,7 @@ MOST_STARTS = 8
 class GaussNewton:
     r"""Gauss-Newton steps from several starts, then steps damped as by Levenberg and Marquardt from the best of them.
 
-    The slopes that linearized sampling fits are the derivative of every pixel with respect to its source point. They
+    The slopes of linearized sampling are the derivative of every pixel with respect to its source point. They
     give the normal equations of a step, one small linear system per image (Lucas and Kanade 1981). The starts differ by
     a rotation about the target's centre and take their steps together, first on small images. The worst are dropped
     after each stage of the search. In the finish, which takes the steps after the last stage, a step that makes the
