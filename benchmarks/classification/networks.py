@@ -38,7 +38,7 @@ class Scale:
 
 SCALES = {
     "small": Scale(side=25, steps=20_000, patience=20_000, localiser_rate=5e-4),
-    "paper": Scale(side=50, steps=300_000, patience=30_000, localiser_rate=1e-5),
+    "paper": Scale(side=50, steps=300_000, patience=80_000, localiser_rate=1e-5),
 }
 
 
