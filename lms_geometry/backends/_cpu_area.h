@@ -2,7 +2,7 @@
  * and what a block of output pixels keeps. The arithmetic is in the five files _cpu_area_steps.h,
  * _cpu_area_geometry.h, _cpu_area_nodes.h, _cpu_area_reads.h and _cpu_area_jobs.h; names are those of area.py. */
 
-/* Offsets count floats; an offset of 0 shares one entry. */
+/* Offsets count floats; an offset of 0 shares one entry. Slopes have an axis for the channels after the batch. */
 struct area_job {
     const float *input;                           /* (B, C, H, W) */
     const float *grid;                            /* (B, h, w, 2) */
@@ -10,9 +10,8 @@ struct area_job {
     float *value;                                 /* (B, C, h, w) */
     const float *value_gradient;                  /* (B, C, h, w) */
     float *image_gradient;                        /* (B, C, H, W), zeros that are added to */
-    float *grid_gradient;                         /* (B, h, w, 2); (B, C, h, w, 2) for the slopes */
-    float *jacobian_gradient;                     /* (B, h, w, 2, 2); (B, pieces, 2, 2), to be summed, if shared;
-                                                     (B, C, h, w, 2, 2) for the slopes */
+    float *grid_gradient;                         /* (B, h, w, 2) */
+    float *jacobian_gradient;                     /* (B, h, w, 2, 2); (B, pieces, 2, 2), to be summed, if shared */
     uint8_t *plain;                               /* (B, h, w): 1 where a pixel has no area */
     int64_t input_stride, grid_stride, jacobian_stride; /* from image to image */
     int64_t pixel_stride;                           /* of the Jacobian, from pixel to pixel */

@@ -115,15 +115,15 @@ ALWAYS_INLINE void area_sum_edges(const struct area_job *job, struct nodes *n, c
         area_combine(n, rows, 0, a, e);
 }
 
-/* The reads of a block's gradients: those on the edges, or those of the centres where nothing shrinks. Returns the number
- * of rows of a window. */
+/* The reads of a block's gradients: those on the edges, or those of the centres where nothing shrinks. Returns the
+ * number of rows of a window. */
 static int area_find_reads(const struct area_job *job, const struct areas *a, struct nodes *n)
 {
     if (a->shrinks)
         area_edges(a, n);
     else
         area_centres(a, n);
-    area_pad(job, n, a->narrow | !a->shrinks);
+    area_pad(job, n, !a->shrinks || a->narrow);
     return area_windows(job, n);
 }
 
