@@ -1,4 +1,4 @@
-"""The settings of the samplers, their units and presets; and how an image is read."""
+"""The settings of the samplers and their units; and how an image is read."""
 
 import math
 from dataclasses import dataclass

@@ -12,7 +12,6 @@ from lms_geometry.config import LinearizedSampling
 
 # The lengths, as shapes, of a last axis that is taken for channels.
 _CHANNELS = ((1,), (3,), (4,))
-_PRESETS = ("paper", "alignment")
 
 
 def describe(value: Any) -> str:  # noqa: ANN401
@@ -62,9 +61,8 @@ def reshaped(name: str, got: tuple[int, ...], wanted: Sequence[str | int]) -> st
 def as_sampling(value: object) -> str:
     """What came in place of settings, and which settings were meant."""
     if isinstance(value, str):
-        meant = [f"LinearizedSampling.{name}()" for name in _PRESETS if name == value.lower()]
-        every = ["None for the default", *(f"LinearizedSampling.{name}()" for name in _PRESETS)]
-        return f"{value!r}: pass {' or '.join(meant or every)}"
+        paper = "LinearizedSampling.paper()"
+        return f"{value!r}: pass {paper if value.lower() == 'paper' else f'None for the default or {paper}'}"
     if value is LinearizedSampling or getattr(value, "__self__", None) is LinearizedSampling:
         name = getattr(value, "__qualname__", "")
         return f"{name} itself: call it, as in {name}()"
