@@ -83,6 +83,11 @@ PARTS: dict[str, dict[str, Any]] = {
         "solver": GaussNewton(stages=tuple(replace(stage, free=8) for stage in STAGES)),
     },
     "Gauss-Newton, whitened draws": {"solver": GaussNewton(sampler=Annealed(4.0, 0.0625, WHITENED))},
+    "Gauss-Newton, photometric, Huber, whitened draws": {
+        "fit_gain_bias": True,
+        "loss": "huber",
+        "solver": GaussNewton(sampler=Annealed(4.0, 0.0625, WHITENED)),
+    },
     "Adam, whitened draws": {"solver": Adam(sampler=Annealed(8.0, 0.125, WHITENED))},
     "Gauss-Newton, 30 steps": {"solver": GaussNewton(steps=30)},
     "Gauss-Newton, 100 steps": {"solver": GaussNewton(steps=100)},
