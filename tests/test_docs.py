@@ -114,19 +114,11 @@ COLUMNS = {
     "supersampled": "supersampled 3 x 3",
     "mipmap": "mipmap",
 }
-# The same for the table of the default, whose rows have border padding.
-COLUMNS_OF_DEFAULT = {
-    "default": "default, border padding",
-    "supersampled 3 x 3": "supersampled 3 x 3, border padding",
-    "bilinear": "bilinear, border padding",
-    "pre-blurred": "bilinear, blurred by 0.125 output pixel, border padding",
-}
 
 
-def recorded(data, transformer, rate, sampler, of_default):
+def recorded(data, transformer, rate, sampler):
     """Test error in a file of results, as "mean ± deviation"."""
     files = "mnist*" if data == "MNIST" else f"{transformer.lower()}_{rate}"
-    files = f"default_{files}*" if of_default else files
     tables = [json.loads(p.read_text())["table"] for p in RESULTS.glob(f"classification_{files}.json")]
     exact = not sampler.endswith("by")
     (cell,) = [
@@ -147,15 +139,13 @@ def test_errors_of_classification_are_those_recorded():
     tables = re.findall(r"^(\|.*\|)\n\|[-|]+\n((?:\|.*\n)+)", PAGE.read_text(), re.M)
     compared = 0
     for head, body in tables:
-        of_default = "default" in cells(head)
-        columns = COLUMNS_OF_DEFAULT if of_default else COLUMNS
         for row in map(cells, body.splitlines()):
-            named = [(name, cell) for name, cell in zip(cells(head), row, strict=True) if name in columns and cell]
+            named = [(name, cell) for name, cell in zip(cells(head), row, strict=True) if name in COLUMNS and cell]
             if len(named) < 2:
                 continue  # it is of something else
             data, transformer, rate = row[0].split(", ")
             for name, cell in named:
-                assert cell.strip("*") == recorded(data, transformer, rate, columns[name], of_default), (row, name)
+                assert cell.strip("*") == recorded(data, transformer, rate, COLUMNS[name]), (row, name)
                 compared += 1
     assert compared >= 12
 

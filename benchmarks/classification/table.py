@@ -70,7 +70,7 @@ def main() -> None:
         raw[", ".join(cell)] = errors
     report(
         options.json,
-        "Classification, Table 1 at equal steps",
+        "Table 1 at equal steps",
         "Test error on GTSRB in %, mean and standard deviation over seeds, of networks of the size `small`; the number "
         "of seeds stands behind it where it is not 3. All samplers of a row have as many steps, and each the padding "
         "(zeros or border), and the blur, with the lower validation error. *p*: how probable a difference from the "
