@@ -63,6 +63,7 @@ MAIN = "Gauss-Newton"
 ROBUST = "Gauss-Newton, photometric, Huber"
 FAST = "Gauss-Newton, 1 start, 20 steps"
 STAGES = GaussNewton().stages
+DRAWN = GaussNewton(sampler=Annealed(4.0, 0.0625, WHITENED))
 # Ablations of the search: the arguments of ``register`` that differ from those of MAIN. They run on the plain problems
 # only.
 PARTS: dict[str, dict[str, Any]] = {
@@ -82,11 +83,11 @@ PARTS: dict[str, dict[str, Any]] = {
         "motion": "homography",
         "solver": GaussNewton(stages=tuple(replace(stage, free=8) for stage in STAGES)),
     },
-    "Gauss-Newton, whitened draws": {"solver": GaussNewton(sampler=Annealed(4.0, 0.0625, WHITENED))},
+    "Gauss-Newton, whitened draws": {"solver": DRAWN},
     "Gauss-Newton, photometric, Huber, whitened draws": {
         "fit_gain_bias": True,
         "loss": "huber",
-        "solver": GaussNewton(sampler=Annealed(4.0, 0.0625, WHITENED)),
+        "solver": DRAWN,
     },
     "Adam, whitened draws": {"solver": Adam(sampler=Annealed(8.0, 0.125, WHITENED))},
     "Gauss-Newton, 30 steps": {"solver": GaussNewton(steps=30)},

@@ -37,7 +37,7 @@ def test_names_are_those_of_one_cell_and_one_sampler():
         "ICSTN 8x, bilinear, seed 0": FALLING,
         "STN 4x, bilinear, seed 0": FALLING,
     }
-    names = {name: list(trainings(trained, ("STN", "8x"), kind)) for name, kind in table.SAMPLERS.items()}
+    names = {name: list(trainings(trained, "STN 8x", kind)) for name, kind in table.SAMPLERS.items()}
     assert names["bilinear"] == ["bilinear", "bilinear, border padding"]
     assert names["pre-blurred"] == ["bilinear, blurred by 0.125 output pixel"]
     assert names["default"] == []

@@ -15,11 +15,11 @@ from pathlib import Path
 from scipy.stats import ttest_ind
 
 from benchmarks.classification.networks import SCALES
+from benchmarks.classification.train import best_of
 from benchmarks.commands import parser
 from benchmarks.results import report, spread
 
 RESULTS = Path(__file__).parents[1] / "results"
-TRANSFORMERS, RATES = ("STN", "ICSTN"), ("8x", "4x", "2x", "1x")
 DEFAULT = "default"
 # The names of samplers in the results, without their padding, by what the table calls them.
 SAMPLERS: dict[str, Callable[[str], bool]] = {
@@ -32,14 +32,14 @@ SAMPLERS: dict[str, Callable[[str], bool]] = {
 }
 # The paper's own errors in %: bilinear, multi-scale, linearized.
 PAPER = {
-    ("STN", "8x"): (15.31, 15.00, 10.89),
-    ("STN", "4x"): (7.95, 8.30, 7.13),
-    ("STN", "2x"): (6.50, 6.70, 6.48),
-    ("STN", "1x"): (6.29, 6.83, 6.08),
-    ("ICSTN", "8x"): (9.80, 10.19, 6.10),
-    ("ICSTN", "4x"): (6.52, 6.06, 4.86),
-    ("ICSTN", "2x"): (5.00, 5.95, 4.68),
-    ("ICSTN", "1x"): (5.68, 5.40, 4.85),
+    "STN 8x": (15.31, 15.00, 10.89),
+    "STN 4x": (7.95, 8.30, 7.13),
+    "STN 2x": (6.50, 6.70, 6.48),
+    "STN 1x": (6.29, 6.83, 6.08),
+    "ICSTN 8x": (9.80, 10.19, 6.10),
+    "ICSTN 4x": (6.52, 6.06, 4.86),
+    "ICSTN 2x": (5.00, 5.95, 4.68),
+    "ICSTN 1x": (5.68, 5.40, 4.85),
 }
 
 # The points of a training: step, validation error, test error, mean log2 of the warp's scale.
@@ -60,14 +60,14 @@ def main() -> None:
         errors = {name: errors_after(steps, found) for name, found in by_sampler.items()}
         rows += [
             [
-                " ".join(cell),
+                cell,
                 f"{steps:,}",
                 *(_cell(errors.get(name, [])) for name in SAMPLERS),
                 " / ".join(f"{error:.1f}" for error in paper),
             ],
             ["", "*p*", *(_chance(errors[DEFAULT], errors.get(name, [])) for name in SAMPLERS), ""],
         ]
-        raw[", ".join(cell)] = errors
+        raw[cell] = errors
     report(
         options.json,
         "Table 1 at equal steps",
@@ -93,15 +93,13 @@ def curves_of(folder: Path) -> dict[str, Curve]:
     return found
 
 
-def trainings(
-    trained: dict[str, Curve], cell: tuple[str, str], is_kind: Callable[[str], bool]
-) -> dict[str, dict[int, Curve]]:
+def trainings(trained: dict[str, Curve], cell: str, is_kind: Callable[[str], bool]) -> dict[str, dict[int, Curve]]:
     """The curves of a sampler in one cell of the table: by its full name, then by the seed."""
     found: dict[str, dict[int, Curve]] = {}
     for job, curve in trained.items():
         kind, _, seed = job.rpartition(", seed ")
         where, _, name = kind.partition(", ")
-        if where == " ".join(cell) and is_kind(name.removesuffix(", border padding")):
+        if where == cell and is_kind(name.removesuffix(", border padding")):
             found.setdefault(name, {})[int(seed)] = curve
     return found
 
@@ -109,23 +107,19 @@ def trainings(
 def length_of(by_seed: dict[int, Curve]) -> int:
     """The number of steps that all seeds have; one that ended because it improved no more has any number."""
     patience = SCALES["small"].patience
-    lasting = [curve[-1][0] for curve in by_seed.values() if curve[-1][0] < _best(curve)[0] + patience]
+    lasting = [curve[-1][0] for curve in by_seed.values() if curve[-1][0] < best_of(curve)[0] + patience]
     return min(lasting, default=SCALES["paper"].steps)
 
 
 def errors_after(steps: int, found: dict[str, dict[int, Curve]]) -> list[float]:
     """Test errors in %, a seed each, with the padding and the blur of the lowest mean validation error."""
     best = [
-        [_best([point for point in curve if point[0] <= steps]) for curve in by_seed.values()]
+        [best_of([point for point in curve if point[0] <= steps]) for curve in by_seed.values()]
         for by_seed in found.values()
         if length_of(by_seed) >= steps
     ]
     chosen = min(best, key=lambda points: statistics.mean(point[1] for point in points))
     return [100 * point[2] for point in chosen]
-
-
-def _best(curve: Curve) -> tuple[int, float, float, float]:
-    return min(curve, key=lambda point: (point[1], point[0]))
 
 
 def _chance(default: list[float], errors: list[float]) -> str:

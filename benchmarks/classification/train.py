@@ -78,7 +78,7 @@ class Run(NamedTuple):
     @property
     def best(self) -> tuple[int, float, float, float]:
         """The point of ``curve`` with the lowest validation error."""
-        return _best(self.curve)
+        return best_of(self.curve)
 
 
 def view_side(rate: int) -> int:
@@ -264,10 +264,11 @@ def _is_over(state: State, scale: Scale) -> bool:
     """Whether training is at its last step, or the validation error has not fallen for too long."""
     if not state["curve"]:
         return False
-    return state["step"] >= min(scale.steps, _best(state["curve"])[0] + scale.patience)
+    return state["step"] >= min(scale.steps, best_of(state["curve"])[0] + scale.patience)
 
 
-def _best(curve: list[tuple[int, float, float, float]]) -> tuple[int, float, float, float]:
+def best_of(curve: Sequence[tuple[int, float, float, float]]) -> tuple[int, float, float, float]:
+    """The point of a curve with the lowest validation error, the first if there are more."""
     return min(curve, key=lambda point: (point[1], point[0]))
 
 
