@@ -197,7 +197,8 @@ def plot_gradient_field(
         angle = F.cosine_similarity(field, -moves).clamp(-1, 1).arccos().rad2deg()
         _draw_field(panel, moves, field, angle, farthest)
         panel.set_title(f"{name}\n{(angle < 45).float().mean():.0%} lead back", fontsize=10)
-    figure.supxlabel("offset from the right place, source pixels", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("offset from the right place, source pixels", fontsize=9)
     bar = figure.colorbar(
         panels.flat[0].collections[0], ax=panels, orientation="horizontal", aspect=40, ticks=[0, 45, 90, 135, 180]
     )
