@@ -17,7 +17,8 @@ from benchmarks.classification import __main__ as classification
 from benchmarks.classification import steps
 from benchmarks.classification import train as training
 from benchmarks.classification.data import SIZE, Data, Images
-from benchmarks.classification.networks import SCALES
+from benchmarks.classification.layers import Conv2d
+from benchmarks.classification.networks import SCALES, Network
 from benchmarks.classification.samplers import SAMPLERS, TRAINING, Sampler, affine_grid
 from benchmarks.classification.train import Job, prepare, train
 
@@ -175,6 +176,22 @@ def test_the_slope_of_bilinear_comes_with_the_value_of_linearized_sampling():
     )[0]
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(mixed, plain, atol=0.01)
+
+
+@pytest.mark.parametrize(("size", "last"), [("middle", 128), ("paper", 1024)])
+def test_the_localisers_of_the_larger_sizes_have_the_convolutions_of_the_paper(size, last):
+    """Two networks side by side, beside each one's layers by hand: C4 C8 P C16 P C32 P C1024, each 7 x 7."""
+    network = Network("STN", SCALES[size], SAMPLERS["bilinear"], 6, 3, 43, count=2)
+    seen = torch.randn(2, 2, 3, SCALES[size].side, SCALES[size].side, generator=torch.Generator().manual_seed(0))
+    convolutions = [layer for layer in network.localise if isinstance(layer, Conv2d)]
+    for n in range(2):
+        expected = seen[:, n]
+        for layer, channels, pools in zip(convolutions, (4, 8, 16, 32, last), (0, 1, 1, 1, 0), strict=True):
+            assert layer.weight[n].shape == (channels, expected.shape[1], 7, 7)
+            expected = F.conv2d(expected, layer.weight[n], layer.bias[n], padding=3).relu()
+            if pools:
+                expected = F.max_pool2d(expected, 2)
+        torch.testing.assert_close(network.localise[:-4](seen)[:, n], expected)
 
 
 @pytest.mark.parametrize(("transformer", "sampler"), [("STN", TRAINING), ("ICSTN", "paper")])

@@ -43,12 +43,13 @@ def test_names_are_those_of_one_cell_and_one_sampler():
     assert names["default"] == []
 
 
-def test_the_longest_curve_of_a_training_counts_and_other_splits_do_not(tmp_path):
+def test_the_longest_curve_of_a_training_counts_and_other_splits_and_sizes_do_not(tmp_path):
     for number, (title, curve) in enumerate(
         {
             "GTSRB, STN at 8x": FALLING,
             "GTSRB, again": FALLING[:1],
             "GTSRB, with an earlier split": ENDED,
+            "GTSRB, size middle, STN at 8x": ENDED,
             "MNIST, STN at 8x": ENDED,
         }.items()
     ):
@@ -56,6 +57,24 @@ def test_the_longest_curve_of_a_training_counts_and_other_splits_do_not(tmp_path
         (tmp_path / f"classification_{number}.json").write_text(json.dumps(result))
     curves = table.curves_of(tmp_path)
     assert [tuple(point) for point in curves["STN 8x, default, seed 0"]] == FALLING
+
+
+def test_samplers_that_were_trained_for_longer_have_a_row_of_their_own(tmp_path, capsys, monkeypatch):
+    raw = {
+        f"STN 8x, {name}, seed {seed}": curve
+        for name, curve in {"default": FALLING, "bilinear": FALLING, "paper": FALLING[:1]}.items()
+        for seed in range(2)
+    }
+    result = {"title": "Classification, GTSRB, STN at 8x", "raw": raw}
+    (tmp_path / "classification_stn.json").write_text(json.dumps(result))
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["table"])
+    table.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    paper = 2 + list(table.SAMPLERS).index("paper's text")
+    assert [row[1] for row in rows] == ["2,000", "*p*", "6,000", "*p*"]
+    assert [rows[0][paper], rows[2][paper]] == ["40.0 ± 0.0 (2)", ""]
+    assert [row[-2] for row in rows[::2]] == ["40.0 ± 0.0 (2)", "15.0 ± 0.0 (2)"]
 
 
 def test_every_cell_of_the_recorded_table_follows_from_the_recorded_curves(capsys, monkeypatch):

@@ -1,6 +1,6 @@
 """Classification behind spatial transformers, section 6.2, Table 1 and Fig. 6.
 
-    python -m benchmarks.classification --data DIR [--set gtsrb|mnist] [--scale small|paper] [--steps N]
+    python -m benchmarks.classification --data DIR [--set gtsrb|mnist] [--scale small|middle|paper] [--steps N]
         [--seeds 0 1 2] [--transformers none STN ICSTN] [--rates 8 4 2 1] [--samplers NAME ...]
         [--authors RELEASE] [--runs DIR] [--minutes M] [--json FILE]
 
@@ -142,7 +142,8 @@ def _report(
         )
     report(
         path,
-        f"Classification, {data_name}, {', '.join(transformers)} at {', '.join(f'{rate}x' for rate in rates)}, {seeds}",
+        f"Classification, {data_name}, {'' if size == 'small' else f'size {size}, '}{', '.join(transformers)} at "
+        f"{', '.join(f'{rate}x' for rate in rates)}, {seeds}",
         f"Section 6.2, Table 1: test error in %, mean and standard deviation over {seeds}, of networks of the "
         f"size `{size}` {length}, at the weights with the lowest validation error, which stands "
         "beside it. Rows that end in *tested* are the networks of the row above, their views read in another way at "
