@@ -43,29 +43,31 @@ def project(
         )
         for line in ((1, dsize[1]), (dsize[0], 1))
     )
-    x, y = x[0, 0, :, :1], y[0, :, 0, 1:]
+    x, y = x[0, 0, :, 0], y[0, :, 0, 1]
+    # The axes of coordinates come first and those of pixels last: a CPU takes long rows much faster than pairs.
+    matrix = src_from_dst.movedim(0, -1)[..., None]
     # The source point is linear in x and y: a term for every column plus one for every row. Autograd then sums over
     # rows and columns, which is its quickest way back to the matrix.
-    columns = x * src_from_dst[:, None, :, 0] + src_from_dst[:, None, :, 2]
-    rows = y * src_from_dst[:, None, :, 1]
-    kept = src_from_dst if differentiable_jacobian else src_from_dst.detach()
-    linear = kept[:, None, None, :2, :2]
+    columns = matrix[:, 0] * x + matrix[:, 2]
+    rows = matrix[:, 1] * y
+    kept = (matrix if differentiable_jacobian else matrix.detach())[..., None]
+    linear = kept[:2, :2]
     if affine:
-        columns = torch.where(usable, columns, torch.nan)
-        points = columns[:, None, :, :2] + rows[:, :, None, :2]
+        columns = torch.where(usable[:, 0], columns, torch.nan)
+        columns, rows = (line[:2].movedim(0, -1).contiguous() for line in (columns, rows))
+        points = columns[:, None] + rows[:, :, None]
     else:
-        points, depth = (columns[:, None] + rows[:, :, None]).split((2, 1), -1)
-        usable = usable[..., None] & (depth.detach().abs() > _SMALLEST_DIVISOR)
+        points, depth = (columns[:, :, None] + rows[..., None]).split((2, 1))
+        usable = usable & (depth.detach().abs() > _SMALLEST_DIVISOR)
         depth = torch.where(usable, depth, 1.0)
         points = points / depth
         moved, divisor = (t if differentiable_jacobian else t.detach() for t in (points, depth))
-        perspective = kept[:, None, None, 2:, :2]
-        linear = (linear - moved.unsqueeze(-1) * perspective) / divisor.unsqueeze(-1)
-        points = torch.where(usable, points, torch.nan)
+        linear = (linear - moved[:, None] * kept[2:, :2]) / divisor
+        points = torch.stack(torch.where(usable, points, torch.nan).unbind(), -1)
     if normalized_coordinates:
-        linear = linear * pixel_normalisation(dsize, align_corners, linear)[0].diagonal()[:2]
-    jacobian = linear / pixel_normalisation(size, align_corners, linear)[0].diagonal()[:2, None]
-    return points, jacobian
+        linear = linear * pixel_normalisation(dsize, align_corners, linear)[0].diagonal()[:2, None, None, None]
+    jacobian = linear / pixel_normalisation(size, align_corners, linear)[0].diagonal()[:2, None, None, None, None]
+    return points, torch.stack(jacobian.flatten(0, 1).unbind(), -1).unflatten(-1, (2, 2))
 
 
 def inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
