@@ -65,6 +65,8 @@ def grid_sample_linearized(
         - a NaN or infinite point, or one more than 100,000 half widths away, counts as outside the image: its value is
           the padding's, its gradient 0
         - for drawn samples, an axis of the image that is one texel long has no slope
+        - second derivatives are those of the loss: the slopes, and where the gradient for the image goes, are constants
+          to them
 
     Args:
         input: the image, shape :math:`(B, C, H, W)`. Half precision is computed in float32.

@@ -167,6 +167,22 @@ def test_a_point_that_is_far_outside_or_no_number(entry, scale, jacobian):
     run(cpu_area, (image, grid, given_one, weight), settings_of(padding_mode="reflection"))
 
 
+@pytest.mark.parametrize("jacobian", [None, "pixel", "image"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_does_not_matter(dtype, jacobian):
+    """The kernels write float32 into memory that is made for it."""
+    arguments = case(0, (2, 3, 9, 11, 5, 7), "free", jacobian, 2.0)
+    expected = run_all(cpu_area, arguments, settings_of())
+    torch.set_default_dtype(dtype)
+    try:
+        got = run_all(cpu_area, arguments, settings_of())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours is None) is (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_pixels_without_area_have_the_value_of_grid_sample_to_the_last_bit(padding_mode, align_corners):

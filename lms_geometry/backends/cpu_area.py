@@ -66,7 +66,7 @@ def area_image_gradient(
     reading: Reading,
 ) -> Tensor:
     """As :func:`lms_geometry.backends.eager_area.area_image_gradient`."""
-    by_image = torch.zeros(input.shape)
+    by_image = torch.zeros(input.shape, dtype=torch.float32)
     if gradient.numel() == 0 or input.numel() == 0:
         return by_image
     job = _job(input, grid, jacobian, averaging, reading)
@@ -103,11 +103,12 @@ def area_gradient(
             by_grid = torch.where(grid == points, by_grid, 0.0)
         return by_grid, None if jacobian is None else torch.zeros_like(jacobian)
     gradient, value = gradient.contiguous(), value.contiguous()
-    by_grid = torch.empty((batch, h, w, 2))
+    by_grid = torch.empty((batch, h, w, 2), dtype=torch.float32)
     job.rows = min(h, max(_FEWEST_ROWS, min(_LARGEST_PIECE, batch * h * w // _PIECES) // w))
     by_jacobian = None
     if jacobian is not None:
-        by_jacobian = torch.empty((batch, h, w, 2, 2) if job.pixel_stride else (batch, -(-h // job.rows), 1, 2, 2))
+        shape = (batch, h, w, 2, 2) if job.pixel_stride else (batch, -(-h // job.rows), 1, 2, 2)
+        by_jacobian = torch.empty(shape, dtype=torch.float32)
         job.jacobian_gradient = by_jacobian.data_ptr()
     job.value, job.value_gradient, job.grid_gradient = value.data_ptr(), gradient.data_ptr(), by_grid.data_ptr()
     _do("area_gradient", job, gradient.numel() * 4 * averaging.edge_nodes)
@@ -129,7 +130,7 @@ def area_slopes(
     if math.prod(shape) == 0 or not _has_area(job):
         return slopes_by_channel(area_mean, area_gradient, input, grid, jacobian, averaging, reading)
     value = area_mean(input, grid, jacobian, averaging, reading)
-    slope, by_jacobian = torch.empty((*shape, 2)), torch.empty((*shape, 2, 2))
+    slope, by_jacobian = (torch.empty((*shape, *axes), dtype=torch.float32) for axes in ((2,), (2, 2)))
     job.count = averaging.edge_nodes
     job.value, job.grid_gradient, job.jacobian_gradient = value.data_ptr(), slope.data_ptr(), by_jacobian.data_ptr()
     _do("area_slopes", job, value.numel() * 4 * averaging.edge_nodes)

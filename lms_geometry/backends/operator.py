@@ -54,6 +54,9 @@ def _sample(
     placement, reading = Placement(noise, jacobian, whiten), Reading(*others[len(_KNOBS) :])
     backend, image = chosen(lambda tensor: backends.choose(tensor, reading.mode), input, grid.dtype)
     value, slope = backend.sample(image, grid, placement, sampling, reading)
+    for axis, texels in enumerate((input.shape[-1], input.shape[-2])):
+        if texels == 1:  # all samples read the same along this axis, and what the fit finds is their noise
+            slope[..., axis] = 0
     return value.to(input.dtype), slope
 
 
