@@ -36,7 +36,18 @@ def as_tensor(name: str, value: Any, is_image: bool) -> str:  # noqa: ANN401
 
 
 def as_floating(name: str, dtype: torch.dtype) -> str:
-    """How to make a floating tensor of one of another type."""
+    """How to make a floating tensor of one of another type.
+
+    Example:
+        >>> as_floating("image", torch.uint8)
+        ': divide by 255, as in image.float() / 255'
+        >>> as_floating("source_mask", torch.uint8)
+        ': make it 0 and 1, as in (source_mask > 0).float()'
+        >>> as_floating("source_mask", torch.bool)
+        ': convert it, as in source_mask.float()'
+    """
+    if name.endswith("mask") and not (dtype is torch.bool or dtype.is_complex):
+        return f": make it 0 and 1, as in ({name} > 0).float()"
     divided = _to_unit_range(str(dtype).removeprefix("torch."))
     if divided:
         return f": divide by {divided[3:]}, as in {name}.float(){divided}"

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from kornia.geometry import warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
+from skimage import data
 
 from lms_geometry import Adam, GaussNewton, register
 
@@ -40,6 +42,27 @@ def test_a_target_mask_between_0_and_1_weighs_pixels_and_leaves_their_values(mas
     found = register(source, target, "similarity", **options)
     assert corner_error(found.matrix, truth, DSIZE).item() < 0.01
     assert found.score.item() > 0.999
+
+
+def test_only_the_ratios_of_the_targets_weights_matter():
+    """The images are large enough to be finished on tiles."""
+    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
+    truth = torch.tensor([[[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]]])
+    source, target = scene[..., :140, :150], scene[..., 7:147, 12:162]
+    weight = torch.linspace(0.5, 1, 150).expand(1, 1, 140, 150)
+    found = [register(source, target, "affine", overlap_only=True, target_mask=w * weight) for w in (1.0, 0.25)]
+    assert (found[0].matrix - truth).abs().max() < 0.1
+    torch.testing.assert_close(found[1].matrix, found[0].matrix, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_little_weight_do_not_stop_the_finish():
+    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
+    truth = torch.tensor([[[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]]])
+    source, target = scene[..., :140, :150], scene[..., 7:147, 12:162]
+    weight = torch.full((1, 1, 140, 150), 0.1)
+    weight[..., 70, 75] = 1.0
+    found = register(source, target, "affine", overlap_only=True, target_mask=weight)
+    assert (found.matrix - truth).abs().max() < 0.1
 
 
 def test_only_the_overlap_of_two_crops_of_one_scene_is_compared():
@@ -78,7 +101,10 @@ def test_the_units_of_the_images_do_not_matter_nor_a_gain_that_is_fitted():
     target = warp_perspective(source, truth[None], DSIZE)
     target[..., 6:14, 8:17] = torch.tensor([0.9, 0.1, 0.4])[:, None, None]
     options = {"loss": "huber", "fit_gain_bias": True}
-    found = [register(s * source, t * target, "similarity", **options) for s, t in ((1, 1), (1e-3, 1e-3), (255, 0.05))]
+    found = [
+        register(s * source, t * target, "similarity", **options)
+        for s, t in ((1, 1), (1e-3, 1e-3), (255, 0.05), (1e-18, 1e-18))
+    ]
     assert corner_error(found[0].matrix, truth, DSIZE).item() < 0.5
     for other in found[1:]:
         torch.testing.assert_close(other.matrix, found[0].matrix, rtol=1e-3, atol=1e-3)

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from kornia.geometry import warp_perspective
 from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
 from settings import paper
+from skimage import data
 
 from lms_geometry import Adam, Annealed, GaussNewton, LinearizedSampling, register
 from lms_geometry._kornia import homography_warp
@@ -323,6 +325,41 @@ def test_a_gain_and_a_bias_are_fitted_when_asked(solver):
     assert errors[True] < errors[False] / 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("solver", [GaussNewton(), Adam()], ids=["gauss-newton", "adam"])
+def test_half_precision_is_worked_on_in_float32(dtype, solver):
+    source = draw_scene(SIZE)
+    target = warp_perspective(source, about_centre(*MOTIONS["similarity"], SIZE, DSIZE)[None], DSIZE)
+    pair = source.to(dtype), target.to(dtype)
+    found, expected = (register(*images, "similarity", solver) for images in (pair, [i.float() for i in pair]))
+    assert torch.equal(found.matrix, expected.matrix)
+    assert found.warp().dtype == dtype
+
+
+@pytest.mark.parametrize("options", [{"loss": "structure"}, {"loss": "huber", "fit_gain_bias": True}])
+def test_a_match_of_reversed_contrast_is_good(options):
+    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
+    truth = torch.tensor([[[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]]])
+    source, target = 1 - scene[..., :140, :150], scene[..., 7:147, 12:162]
+    found = register(source, target, "translation", overlap_only=True, **options)
+    assert (found.matrix - truth).abs().max() < 0.1
+    assert found.good.item()
+
+
+def test_adam_compares_edges_where_structure_is_asked_for():
+    """One half of the target is a negative, so that no gain and bias fit it."""
+    truth = about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
+    source = draw_scene(SIZE)
+    target = warp_perspective(source, truth[None], DSIZE)
+    target[..., : DSIZE[1] // 2] = 1 - target[..., : DSIZE[1] // 2]
+    errors = {}
+    for loss in ("structure", "huber"):
+        found = register(source, target, "similarity", Adam(), loss=loss, fit_gain_bias=True)
+        errors[loss] = corner_error(found.matrix, truth, DSIZE).item()
+    assert errors["structure"] < 1
+    assert errors["structure"] < errors["huber"] / 3
+
+
 def test_hubers_loss_is_pulled_less_by_a_hidden_patch():
     truth = about_centre(*MOTIONS["similarity"], SIZE, DSIZE)
     source = draw_scene(SIZE)
@@ -395,6 +432,11 @@ def test_a_blank_pair_leaves_the_rest_of_its_batch_alone(level):
         ({"fit_gain_bias": 1}, TypeError, "fit_gain_bias must be True or False, got 1"),
         ({"progress": (2, 3)}, TypeError, r"progress must be True or False, got \(2, 3\)"),
         ({"source_mask": torch.full((1, 1, 16, 18), 2.0)}, ValueError, "source_mask must lie between 0 and 1"),
+        (
+            {"loss": "structure", "solver": Adam(sampler=lambda image, *_: image)},
+            ValueError,
+            "loss='structure' compares edges, and a function as solver.sampler is given the images: use a sampler",
+        ),
     ],
 )
 def test_a_bad_way_to_compare_the_images_is_named(options, error, message):

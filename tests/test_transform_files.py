@@ -120,6 +120,19 @@ def test_points_move_as_the_image_does():
         back.points(points[0])
 
 
+def test_points_go_with_one_matrix_or_one_each():
+    pair, points = Transform(torch.cat((AFFINE, HOMOGRAPHY))), torch.rand(3, 4, 2, dtype=torch.float64)
+    both = pair.points(points[:1])
+    assert torch.equal(both, torch.cat([Transform(m).points(points[:1]) for m in (AFFINE, HOMOGRAPHY)]))
+    assert torch.equal(pair.points(points[:1].expand(2, -1, -1)), both)
+    assert Transform(AFFINE).points(points).shape == (3, 4, 2)
+    assert Transform(AFFINE).points(points[:0]).shape == (0, 4, 2)
+    with pytest.raises(ValueError, match="points must have batch size 1 or matrix's 2, got 3"):
+        pair.points(points)
+    with pytest.raises(ValueError, match="points must be on matrix's device cpu, got meta"):
+        pair.points(points[:2].to("meta"))
+
+
 AFFINE_TEXT = "#Insight Transform File V1.0\n#Transform 0\nTransform: {}\nParameters: {}\nFixedParameters: {}\n"
 
 

@@ -90,7 +90,8 @@ def register(
             shows it so.
         source_mask: 1 where the source is valid and 0 where not, shape :math:`(B, 1, H, W)`, where B may be 1. A pixel
             that reads at most 0.99 of it is left out. Implies ``overlap_only``. Hidden pixels may have any values.
-        target_mask: the weight of the target's pixels, from 0 to 1, shape :math:`(B, 1, h, w)`, where B may be 1.
+        target_mask: the weight of the target's pixels beside each other, from 0 to 1, shape :math:`(B, 1, h, w)`,
+            where B may be 1. Half of the same weights are the same weights.
         max_size: the longest side, in pixels, of the images that are worked on. Larger ones are shrunk first. The
             matrix is that of the images as they were given. ``None``: the finish sees them at full size.
         generator: source of randomness for a solver whose sampler draws its samples; torch's global one if ``None``.
@@ -130,6 +131,11 @@ def register(
     for name, mask, image in (("source_mask", source_mask, source), ("target_mask", target_mask, target)):
         if mask is not None:
             check_mask(name, mask, image, batch)
+    if loss == "structure" and isinstance(solver, Adam) and callable(solver.sampler):
+        raise ValueError(
+            "loss='structure' compares edges, and a function as solver.sampler is given the images: use a sampler of "
+            "the library, such as Annealed(), or another loss"
+        )
     if torch.is_inference_mode_enabled() and (isinstance(solver, Adam) or solver.sampler == "bilinear"):
         raise RuntimeError(
             'the solver Adam and the sampler "bilinear" need gradients, which torch.inference_mode() has not: use '

@@ -57,8 +57,7 @@ def agreement(
     floor_1, floor_2 = (
         _FLAT * energy.mean((1, 2, 3), keepdim=True) + torch.finfo(energy.dtype).tiny for energy in (energy_1, energy_2)
     )
-    tiny = torch.finfo(product.dtype).tiny ** 0.5
-    correlation = product / (energy_1.sqrt() * energy_2.sqrt()).clamp_min(tiny)
+    correlation = product / (energy_1.sqrt() * energy_2.sqrt()).clamp_min(torch.finfo(product.dtype).tiny)
     # Texture in either image makes a window count: one that shows something where the other shows nothing disagrees.
     weight = (energy_1 / (energy_1 + floor_1) + energy_2 / (energy_2 + floor_2)) * (_window(inside, side) > 0.5)
     total = weight.sum((1, 2, 3)).clamp_min(1e-6)

@@ -79,15 +79,18 @@ def best_shift(warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tens
     return torch.stack((x, y), 1).to(warped), best.values
 
 
-def shift_correlation(warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tensor) -> Tensor:
+def shift_correlation(
+    warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tensor, doubled: bool = False
+) -> Tensor:
     """The correlation of gradient vectors at every shift, less what small overlaps have by chance, ``(B, H, W)``.
 
-    The shift is the index, or the index less the size. Shifts that leave too little overlap have -1.
+    The shift is the index, or the index less the size. Shifts that leave too little overlap have -1. With ``doubled``
+    the gradients' angles are doubled, for images whose contrasts may be reversed.
     """
     height, width = target.shape[-2:]
     size = 2 * height, 2 * width
     masks = [shrink_mask(mask)[:, 0] for mask in (valid, target_valid)]
-    fields = [vector_field(image) * mask[:, None] for image, mask in zip((warped, target), masks, strict=True)]
+    fields = [vector_field(image, doubled) * mask[:, None] for image, mask in zip((warped, target), masks, strict=True)]
     vectors = [torch.fft.fft2(torch.complex(field[:, 0], field[:, 1]), size) for field in fields]
     energies = [torch.fft.rfft2(field.square().sum(1), size) for field in fields]
     spectra = [torch.fft.rfft2(mask, size) for mask in masks]

@@ -125,6 +125,7 @@ def make_problem(
         source_mask = torch.ones_like(source[:1, :1]).expand(batch, -1, -1, -1)
     if target_mask is not None:
         target_mask = target_mask.detach().to(working).expand(batch, -1, -1, -1)
+        target_mask = target_mask / target_mask.amax((1, 2, 3), keepdim=True)  # only ratios of weights mean anything
         target = _filled(target, target_mask)
     else:
         target_mask = torch.ones_like(target[:1, :1]).expand(batch, -1, -1, -1)

@@ -96,13 +96,13 @@ def _refine_at(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor,
         first_overlap = first_overlap or overlap
         if overlap < (1 - _LOST) * first_overlap or overlap == 0:
             break
-        warped, tile_weight, quality = _normalised(warped, level.target, valid)
+        warped, tile_weight, quality = _normalised(level, warped, valid)
         if quality > best_quality:
             best, best_quality = parameters, quality
         difference = level.target * tile_weight.sign() - warped
         size_of = difference.square().sum(1, keepdim=True).sqrt()
         seen = valid > 0
-        if not seen.any():
+        if not (seen.any() and tile_weight.any()):
             break
         scale = _OUTLIER * size_of[seen].median().clamp_min(1e-6)
         weight = valid * tile_weight.abs() / (1 + (size_of / scale).square()).square()
@@ -116,7 +116,7 @@ def _refine_at(problem: Problem, source: Tensor, target: Tensor, matrix: Tensor,
         shift = (there[0][:2] / there[0][2] - there[1][:2] / there[1][2]) / level.pixel[:, None]
         if shift.norm(dim=0).mean() < _STILL:
             warped, valid = _read(level, problem, start @ moved)
-            quality = _normalised(warped, level.target, valid)[2]
+            quality = _normalised(level, warped, valid)[2]
             if quality >= best_quality - 1e-5 and float(valid.mean()) >= (1 - _LOST) * first_overlap:
                 best = parameters
             still = True
@@ -200,13 +200,13 @@ def _read(level: _Level, problem: Problem, matrix: Tensor) -> tuple[Tensor, Tens
     return fields, _core(valid, tile) * level.weight
 
 
-def _normalised(warped: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, float]:
+def _normalised(level: _Level, warped: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, float]:
     """The tiles with the mean and the contrast of their target, the sign and weight of each, and how well all match."""
     mean = _tile_mean(warped, valid)
     centred = warped - mean
     deviation = _tile_mean(centred.square().sum(1, keepdim=True), valid).sqrt()
-    wanted_mean = _tile_mean(target, valid)
-    wanted = target - wanted_mean
+    wanted_mean = _tile_mean(level.target, valid)
+    wanted = level.target - wanted_mean
     wanted_deviation = _tile_mean(wanted.square().sum(1, keepdim=True), valid).sqrt()
     tiny = 1e-3 * deviation.amax() + torch.finfo(deviation.dtype).tiny
     correlation = _tile_mean((centred * wanted).sum(1, keepdim=True), valid) / (
@@ -218,7 +218,7 @@ def _normalised(warped: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, 
     quality = float((agreeing * share).sum() / share.sum().clamp_min(1e-6))
     # The tile at the target's contrast and mean; a gain below its correlation would pull towards blur.
     matched = sign * centred / (deviation + tiny) * wanted_deviation + wanted_mean
-    return matched, agreeing * (share > 0.25), quality
+    return matched, agreeing * (share > 0.25 * level.weight.amax((1, 2, 3), keepdim=True)), quality
 
 
 def _step(level: _Level, generators: Tensor, difference: Tensor, weight: Tensor) -> Tensor:

@@ -174,7 +174,8 @@ class Registration:
 def make_registration(source: Tensor, target: Tensor, problem: Problem, found: Found) -> Registration:
     """The result for images as they were given: matrices in pixels, the score, and the verdict."""
     dsize = target.shape[-2], target.shape[-1]
-    from_target = normalisation(source).inverse() @ found.path @ normalisation(target)
+    normalise_source, normalise_target = normalisation(source.to(found.path)), normalisation(target.to(found.path))
+    from_target = normalise_source.inverse() @ found.path @ normalise_target
     to_target = torch.linalg.inv_ex(from_target).inverse  # an error would end the batch for one image that diverged
     to_target = to_target / to_target[..., 2:, 2:]
     displacement = corner_error(from_target[1:], from_target[:-1], dsize)

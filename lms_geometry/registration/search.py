@@ -62,7 +62,6 @@ class _Candidate(NamedTuple):
         loss: the losses, ``(steps, B)``.
         converged: whether each pair has converged, ``(B)``.
         value: the agreement that it ends with, ``(B)``; -2 where a pair has no such candidate.
-        overlap: the overlap that it ends with, ``(B)``.
     """
 
     names: Sequence[str]
@@ -70,7 +69,6 @@ class _Candidate(NamedTuple):
     loss: Tensor
     converged: Tensor
     value: Tensor
-    overlap: Tensor
 
 
 def find(
@@ -110,7 +108,8 @@ def find(
         elif len(rows) > 0 and way in names:
             search.from_images(way, rows)
     if not search.candidates:
-        raise ValueError(f"starts must leave a way to begin, but {list(names)} found none: {search.not_tried}")
+        reasons = search.not_tried or ["too few features agree"]
+        raise ValueError(f"starts must leave a way to begin, but {list(names)} found none: {', '.join(reasons)}")
     return search.finish()
 
 
@@ -118,10 +117,7 @@ class _Search:
     """The candidates of a batch while they are found and compared."""
 
     def __init__(self, full: Problem, solver: GaussNewton, given: bool, generator: torch.Generator | None) -> None:
-        small = working(full, SEARCHED)
-        if full.loss == "structure":
-            source, target = edges(small.source), edges(small.target)
-            small = replace(small, source=source, target=target, loss="huber", fit_gain_bias=True)
+        small = _comparable(working(full, SEARCHED))
         self.unit = small.unit()
         self.full, self.small, self.compared = full, small.normalised(), working(full, COMPARED)
         self.solver, self.given, self.generator = solver, given, generator
@@ -232,19 +228,20 @@ class _Search:
             every_name[row] = name
         every_path = path.new_zeros(len(path), count, 3, 3)
         every_loss, value = loss.new_zeros(len(loss), count), loss.new_full((count,), -2.0)
-        overlap, still = loss.new_zeros(count), torch.zeros(count, dtype=torch.bool, device=loss.device)
-        every_path[:, rows], every_loss[:, rows], value[rows], overlap[rows] = path, loss, found.value, found.overlap
+        still = torch.zeros(count, dtype=torch.bool, device=loss.device)
+        every_path[:, rows], every_loss[:, rows], value[rows] = path, loss, found.value
         if converged is not None:
             still[rows] = converged
-        self.candidates.append(_Candidate(every_name, every_path, every_loss, still, value, overlap))
+        self.candidates.append(_Candidate(every_name, every_path, every_loss, still, value))
 
 
 def by_adam(full: Problem, solver: Adam, given: bool, steps: Iterator[int], generator: torch.Generator | None) -> Found:
     """Adam's descent from the problem's start, at the size of the images."""
     # A function as sampler may compare the images it is given with others of its own.
-    problem = full if callable(solver.sampler) else full.normalised()
+    compared = _comparable(full)
+    problem = full if callable(solver.sampler) else compared.normalised()
     trace = adam.descend(problem, solver, steps, generator)
-    loss = trace.loss if callable(solver.sampler) else trace.loss * full.unit().square()
+    loss = trace.loss if callable(solver.sampler) else trace.loss * compared.unit().square()
     names = ("init" if given else "resize",) * len(full.source)
     return Found(trace.matrices(problem), loss, trace.converged, names, ())
 
@@ -260,6 +257,14 @@ def working(problem: Problem, longest: int) -> Problem:
     scale = min(1.0, longest / max(problem.target.shape[-2:]))
     source = max(problem.source.shape[-2:])
     return problem.shrunk(longest, max(source * scale, min(source, longest)))
+
+
+def _comparable(problem: Problem) -> Problem:
+    """The problem on images of edges, whose residuals can be compared, if their structure is what counts."""
+    if problem.loss != "structure":
+        return problem
+    source, target = edges(problem.source), edges(problem.target)
+    return replace(problem, source=source, target=target, loss="huber", fit_gain_bias=True)
 
 
 def _best(values: Tensor) -> Tensor:

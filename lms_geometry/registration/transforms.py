@@ -9,7 +9,7 @@ import torch
 from kornia.geometry.linalg import transform_points
 from torch import Tensor
 
-from lms_geometry.checks import check_tensor
+from lms_geometry.checks import check_same_batch, check_same_device, check_tensor
 from lms_geometry.registration.itk import read_tfm, write_tfm
 
 CONVENTION = "source to target, pixels, centres at integers"
@@ -149,11 +149,13 @@ class Transform:
 
         Raises:
             TypeError: if ``points`` is not a floating tensor.
-            ValueError: if it has another shape.
+            ValueError: if it has another shape, batch size or device.
         """
         check_tensor("points", points, ("B", "N", 2))
+        check_same_batch("points", points, "matrix", self.matrix)
+        check_same_device("points", points, "matrix", self.matrix)
         working = torch.promote_types(points.dtype, self.matrix.dtype)
-        batch = max(len(points), len(self.matrix))
+        batch = len(self.matrix) if len(points) == 1 else len(points)
         return transform_points(self.matrix.to(working).expand(batch, 3, 3), points.to(working).expand(batch, -1, -1))
 
 

@@ -62,16 +62,20 @@ def judge(problem: Problem, matrix: Tensor) -> Verdict:
 def _shifted_alike(problem: Problem, matrix: Tensor) -> Tensor:
     """Whether the images match nearly as well after a shift, ``(B)``."""
     warped, valid = warp(problem, matrix)
-    grey = [image.mean(1, keepdim=True) for image in (warped, problem.target)]
-    surface = shift_correlation(grey[0], valid, grey[1], problem.target_mask)
+    grey, target = (image.mean(1, keepdim=True) for image in (warped, problem.target))
+    structure = problem.loss == "structure"
+    # A gain that is fitted may be negative: then the negative of the source is what matches.
+    sources = (grey, -grey) if problem.fit_gain_bias and not structure else (grey,)
+    surface = torch.stack([shift_correlation(s, valid, target, problem.target_mask, structure) for s in sources])
     height, width = surface.shape[-2:]
     y, x = (
         torch.minimum(index, n - index) for n in (height, width) for index in [torch.arange(n, device=surface.device)]
     )
     reach = min(_FAR, max(problem.target.shape[-2:]) // 8)
     near = (y[:, None] <= reach) & (x <= reach)
-    here = surface[:, near].amax(1)
-    return surface.masked_fill(near, -1).amax((1, 2)) > _RIVAL * here
+    here, matching = surface[..., near].amax(-1).max(0)
+    rival = surface.masked_fill(near, -1).amax((-2, -1)).gather(0, matching[None])[0]
+    return rival > _RIVAL * here
 
 
 def _turned_alike(problem: Problem, matrix: Tensor) -> Tensor:
