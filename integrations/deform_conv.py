@@ -7,7 +7,7 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
-from lms_geometry.checks import check_integer, check_same_device, check_tensor
+from lms_geometry.checks import check_image, check_integer, check_same_device, check_same_dtype, check_tensor
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.coordinates import to_grid
 from lms_geometry.sampling import grid_sample_linearized
@@ -62,29 +62,46 @@ def deform_conv2d_linearized(
 
     Raises:
         TypeError: if an argument has the wrong type or dtype.
-        ValueError: if an argument has the wrong shape or device.
+        ValueError: if an argument has the wrong shape, device or range.
 
     Example:
         >>> offset = torch.zeros(1, 2 * 3 * 3, 10, 12, requires_grad=True)
         >>> deform_conv2d_linearized(torch.rand(1, 4, 10, 12), offset, torch.rand(5, 4, 3, 3), padding=1).shape
         torch.Size([1, 5, 10, 12])
     """
-    check_tensor("input", input, ("B", "C", "H", "W"))
+    check_image("input", input)
     check_tensor("weight", weight, ("O", "C / groups", "kh", "kw"))
+    if 0 in weight.shape:
+        raise ValueError(f"weight must have no axis of length 0, got {tuple(weight.shape)}")
     (batch, channels, height, width), (outputs, depth, *kernel) = input.shape, weight.shape
-    steps, pads, gaps = (_pair(*named) for named in (("stride", stride), ("padding", padding), ("dilation", dilation)))
-    size = tuple(
-        (n + 2 * pad - gap * (k - 1) - 1) // step + 1
-        for n, k, step, pad, gap in zip((height, width), kernel, steps, pads, gaps, strict=True)
-    )
+    steps, pads, gaps = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    padded = height + 2 * pads[0], width + 2 * pads[1]
+    spans = [gap * (k - 1) + 1 for k, gap in zip(kernel, gaps, strict=True)]
+    if padded[0] < spans[0] or padded[1] < spans[1]:
+        raise ValueError(
+            f"input must be, with its padding, at least the {spans[0]} x {spans[1]} that the taps of weight span, got "
+            f"{padded[0]} x {padded[1]}: raise padding, or take a smaller dilation"
+        )
+    size = tuple((n - span) // step + 1 for n, span, step in zip(padded, spans, steps, strict=True))
     taps = kernel[0] * kernel[1]
     check_tensor("offset", offset, (batch, "2 G kh kw", *size))
-    check_same_device("offset", offset, "input", input)
     groups = offset.shape[1] // (2 * taps)
     if offset.shape[1] != 2 * taps * groups or groups == 0 or channels % groups:
         raise ValueError(f"offset must have 2 G {taps} channels, where G divides {channels}, got {offset.shape[1]}")
-    if channels % depth or outputs % (channels // depth):
+    if channels < depth or channels % depth:
         raise ValueError(f"weight must have channels that divide input's {channels}, got {tuple(weight.shape)}")
+    if outputs % (channels // depth):
+        raise ValueError(
+            f"weight must have as many outputs for each of its {channels // depth} groups, got {outputs} outputs"
+        )
+    if mask is not None:
+        check_tensor("mask", mask, (batch, groups * taps, *size))
+    if bias is not None:
+        check_tensor("bias", bias, (outputs,))
+    for name, value in {"offset": offset, "weight": weight, "mask": mask, "bias": bias}.items():
+        if value is not None:
+            check_same_device(name, value, "input", input)
+            check_same_dtype(name, value, "input", input)
 
     moved = rearrange(offset, "b (g t yx) h w -> yx (b g) t h w", t=taps, yx=2)
     places = []
@@ -102,7 +119,6 @@ def deform_conv2d_linearized(
     )
     reads = rearrange(reads, "(b g) c (t h) w -> b g c t h w", b=batch, t=taps)
     if mask is not None:
-        check_tensor("mask", mask, (batch, groups * taps, *size))
         reads = reads * rearrange(mask, "b (g t) h w -> b g 1 t h w", g=groups)
     reads = rearrange(reads, "b g c t h w -> b (g c) t h w")
     reads = rearrange(reads, "b (n c) t h w -> b n c t h w", c=depth)
@@ -111,8 +127,11 @@ def deform_conv2d_linearized(
     return result if bias is None else result + bias[:, None, None]
 
 
-def _pair(name: str, value: _Pair) -> tuple[int, int]:
+def _pair(name: str, value: _Pair, least: int) -> tuple[int, int]:
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{name} must be one number or two, got {value!r}")
-    return check_integer(name, both[0]), check_integer(name, both[1])
+    pair = check_integer(name, both[0]), check_integer(name, both[1])
+    if min(pair) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return pair

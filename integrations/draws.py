@@ -6,6 +6,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from lms_geometry.checks import check_noise, check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.noise import draw_noise
 
@@ -13,6 +14,13 @@ from . import _torch_private
 
 # The number of latest calls under checkpointing whose noise can be drawn again.
 _TICKETS_KEPT = 2**17
+
+
+def check_draws(sampling: object, generator: object) -> LinearizedSampling:
+    """Return the settings of a patch, or raise, as the calls that it will swap would, for them or the generator."""
+    settings = check_sampling(sampling)
+    check_noise(None, generator, settings, 1, (1, 1), "input", torch.empty(0))  # only noise is compared with an image
+    return settings
 
 
 class Draws:

@@ -7,12 +7,13 @@ the exact Jacobian of the matrix, perspective included, in each step of a recurr
 import torch
 from torch import Tensor
 
-from lms_geometry.checks import check_sampling
+from lms_geometry.checks import check_flag
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.homography import homography_warp_linearized
 
-from .replacement import Replacement, replace
+from .draws import check_draws
+from .replacement import GuardedReplacement, Replacement
 
 
 def linearize_icstn(
@@ -50,8 +51,9 @@ def linearize_icstn(
         The replacement, in place until ``remove()``.
 
     Raises:
-        TypeError: if ``warp`` is a string.
+        TypeError: if ``warp`` is a string, or an argument has the wrong type.
         AttributeError: if ``warp`` has no such function.
+        ValueError: if a generator is given for fixed points.
 
     Example:
         >>> import types
@@ -61,7 +63,8 @@ def linearize_icstn(
         ...     warp.transformImage(opt, torch.rand(2, 1, 20, 30), torch.eye(3).repeat(2, 1, 1).requires_grad_()).shape
         torch.Size([2, 1, 5, 7])
     """
-    settings = check_sampling(sampling)
+    settings = check_draws(sampling, generator)
+    check_flag("align_corners", align_corners)
     original = getattr(warp, name, None)
     plain = LinearizedSampling(intercept=False)
 
@@ -79,10 +82,10 @@ def linearize_icstn(
             size,
             align_corners=align_corners,
             sampling=settings if linearized else plain,
-            generator=generator,
+            generator=generator if linearized else None,
         )
 
-    return replace(warp, name, transform_image)
+    return GuardedReplacement((warp, name, transform_image))
 
 
 def _corners_from_edges(size: tuple[int, int], like: Tensor) -> Tensor:

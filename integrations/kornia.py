@@ -13,12 +13,14 @@ from kornia.feature import laf
 from kornia.geometry import ImageRegistrator
 from torch import Tensor
 
+from lms_geometry.checks import check_sampling
 from lms_geometry.config import LinearizedSampling
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.homography import LinearizedHomographyWarper
 from lms_geometry.sampling import grid_sample_linearized
 
-from .replacement import Replacement, replace
+from .draws import check_draws
+from .replacement import GuardedReplacement, Replacement, replace
 
 
 def linearize_registrator(registrator: ImageRegistrator, *, sampling: LinearizedSampling | None = None) -> Replacement:
@@ -35,7 +37,7 @@ def linearize_registrator(registrator: ImageRegistrator, *, sampling: Linearized
         The replacement of ``registrator.warper``, in place until ``remove()``.
 
     Raises:
-        TypeError: if ``registrator`` is no ``ImageRegistrator``.
+        TypeError: if ``registrator`` is no ``ImageRegistrator``, or ``sampling`` no settings.
 
     Example:
         >>> registrator = ImageRegistrator("similarity", num_iterations=2, pyramid_levels=1)
@@ -45,7 +47,8 @@ def linearize_registrator(registrator: ImageRegistrator, *, sampling: Linearized
     """
     if not isinstance(registrator, ImageRegistrator):
         raise TypeError(f"registrator must be a kornia ImageRegistrator, got {type(registrator).__name__}")
-    return replace(registrator, "warper", partial(LinearizedHomographyWarper, sampling=sampling))
+    settings = check_sampling(sampling)
+    return replace(registrator, "warper", partial(LinearizedHomographyWarper, sampling=settings))
 
 
 def linearize_lafs(
@@ -68,6 +71,8 @@ def linearize_lafs(
         The replacement of two functions in ``kornia.feature.laf``, in place until ``remove()``.
 
     Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a generator is given for fixed points.
         RuntimeError: if this version of kornia lacks these functions.
 
     Example:
@@ -76,14 +81,15 @@ def linearize_lafs(
         ...     laf.extract_patches_from_pyramid(image, frame, PS=8).shape
         torch.Size([1, 1, 1, 8, 8])
     """
+    settings = check_draws(sampling, generator)
     missing = [name for name in ("_sample_patches", "_pyramid_atlas_fits") if not hasattr(laf, name)]
     if missing:
         raise RuntimeError(
             f"kornia {kornia.__version__} has no {missing} in kornia.feature.laf, by which kornia 0.9 samples patches: "
             "use linearize() with extract_patches_simple"
         )
-    sample_patches = partial(_sample_patches, original=laf._sample_patches, sampling=sampling, generator=generator)
-    return Replacement((laf, "_sample_patches", sample_patches), (laf, "_pyramid_atlas_fits", _never_fits))
+    sample_patches = partial(_sample_patches, original=laf._sample_patches, sampling=settings, generator=generator)
+    return GuardedReplacement((laf, "_sample_patches", sample_patches), (laf, "_pyramid_atlas_fits", _never_fits))
 
 
 def _sample_patches(
@@ -93,7 +99,7 @@ def _sample_patches(
     w: int,
     *,
     original: Callable[[Tensor, Tensor, int, int], Tensor],
-    sampling: LinearizedSampling | None,
+    sampling: LinearizedSampling,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Patches ``(B, N, C, PS, PS)`` at grids ``(B, N, PS, PS, 2)``, each an affine map of a square."""

@@ -5,8 +5,9 @@ import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 from typing_extensions import Self
@@ -34,7 +35,8 @@ def replace(owner: object, name: str, adapter: object) -> "Replacement":
         The :class:`Replacement`.
 
     Raises:
-        TypeError: if ``owner`` is a string, or the adapter is not callable.
+        TypeError: if ``owner`` is a string, the adapter is not callable, or the attribute does not give back what is
+            assigned to it.
         AttributeError: if ``owner`` has no such attribute.
 
     Warns:
@@ -63,9 +65,17 @@ class Replacement:
         with _LOCK:
             try:
                 for owner, name, adapter in replaced:
-                    original, put = _own(owner, name), _bound_alike(owner, name, adapter)
+                    own, seen, put = _own(owner, name), getattr(owner, name), _bound_alike(owner, name, adapter)
                     setattr(owner, name, put)
+                    # A slot, and what a property sets, is no entry of the object's own, so that what was seen there is
+                    # set again.
+                    original = own if _own(owner, name) is put else seen
                     self._replaced.append((owner, name, put, original))
+                    if not _holds(owner, name, put):
+                        raise TypeError(
+                            f"{_describe(owner)}.{name} cannot be replaced: it does not give back what is assigned to "
+                            "it. Replace the attribute that it is made from"
+                        )
             except BaseException:
                 self._put_back()
                 raise
@@ -80,7 +90,7 @@ class Replacement:
             raise RuntimeError("this replacement was removed already")
         with _LOCK:
             for owner, name, put, _ in self._replaced:
-                if _own(owner, name) is not put:
+                if not _holds(owner, name, put):
                     raise RuntimeError(f"{_describe(owner)}.{name} was replaced again since: remove that one first")
             self._put_back()
         self._removed = True
@@ -98,6 +108,26 @@ class Replacement:
         for owner, name, _, original in reversed(self._replaced):
             # An attribute that was only inherited shows again when the one that hides it is deleted.
             delattr(owner, name) if original is _ABSENT else setattr(owner, name, original)
+
+
+class GuardedReplacement(Replacement):
+    """A :class:`Replacement` whose adapters, once it is removed, only call what was there: some code may keep them."""
+
+    def __init__(self, *replaced: tuple[object, str, Callable[..., Any]]) -> None:
+        super().__init__(*((owner, name, self._guarded(owner, name, adapter)) for owner, name, adapter in replaced))
+
+    def _guarded(self, owner: object, name: str, adapter: Callable[..., Any]) -> Callable[..., Any]:
+        original: Any = getattr(owner, name, None)  # an owner without it is refused later
+
+        def guarded(*args: object, **kwargs: object) -> object:
+            return (original if self._removed else adapter)(*args, **kwargs)
+
+        return guarded
+
+
+def _holds(owner: object, name: str, put: object) -> bool:
+    """Whether an attribute is still what was put there."""
+    return _own(owner, name) is put or getattr(owner, name, _ABSENT) is put
 
 
 def _own(owner: object, name: str) -> object:

@@ -78,7 +78,8 @@ class Row:
         if not _can_be_read(grid):
             return
         self.looked_at += 1
-        self.finite[grid.device] = self.finite.get(grid.device, 0) + grid.sum().isfinite()
+        # Zero times NaN or infinity is NaN. A sum of the values themselves overflows in half precision.
+        self.finite[grid.device] = self.finite.get(grid.device, 0) + (0 * grid).sum().isfinite()
         if self.looked_at == 1:
             self.suspicion = _suspicion(call.input, grid)
         if self.looked_at & (self.looked_at - 1) == 0:

@@ -24,6 +24,7 @@ from lms_geometry.config import LinearizedSampling
 from lms_geometry.differentiation import carries_gradient
 from lms_geometry.roi import roi_align_linearized
 
+from .draws import check_draws
 from .replacement import Replacement
 
 RoIAlign = Callable[..., Tensor]
@@ -55,6 +56,8 @@ def linearize_roi_align(
         The patch, already on. Take it back with ``patch.remove()``, or use it as a context manager.
 
     Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a generator is given for fixed points.
         ModuleNotFoundError: if none of the packages can be imported.
 
     Warns:
@@ -78,7 +81,8 @@ class RoIAlignPatch(Replacement):
 
     def __init__(self, sampling: LinearizedSampling | None, generator: torch.Generator | None) -> None:
         self.linearized = self.passed_on = 0
-        linearized = partial(roi_align_linearized, sampling=sampling, generator=generator)
+        settings = check_draws(sampling, generator)
+        linearized = partial(roi_align_linearized, sampling=settings, generator=generator)
         bound = {
             f"{module_name}.{name}": (module, name, adapt(getattr(module, name), linearized, self._takes))
             for module_name, name, adapt in _BINDINGS

@@ -88,7 +88,7 @@ def plot_samples(
         ['output pixels in the source', 'one of them, row 8, column 10']
     """
     sampling = check_sampling(sampling)
-    grid, jacobian = _grid_and_jacobian(image, warp, dsize, align_corners)
+    grid, jacobian = _grid_and_jacobian("image", image, warp, dsize, align_corners)
     height, width = grid.shape[1:3]
     row, column = (height // 2, width // 2) if pixel is None else pixel
     if not (0 <= row < height and 0 <= column < width):
@@ -96,15 +96,17 @@ def plot_samples(
     size = image.shape[-1], image.shape[-2]
     points = torch.stack([to_pixels(x, n, align_corners) for x, n in zip(grid[0].unbind(-1), size, strict=True)], -1)
     centre, J = points[row, column], jacobian[0, row, column]
-    noise = draw_noise(sampling, (1, 1), generator=generator) if sampling.is_drawn else None
+    noise = None
+    if sampling.is_drawn:
+        noise = draw_noise(sampling, (1, 1), generator=generator, device=grid.device, dtype=grid.dtype)
     samples = _samples_of(centre, J, sampling, noise)
 
-    grey = image.detach().float().mean(1, keepdim=True)
+    grey = _drawable(image).mean(1, keepdim=True)
     here = grid[:, row : row + 1, column : column + 1]
     value, slope = grid_sample_value_and_slope(
         grey, here, align_corners=align_corners, sampling=sampling, jacobian=J.view(1, 1, 1, 2, 2), noise=noise
     )
-    units = torch.tensor([pixels_per_unit(n, align_corners) for n in size])
+    units = grid.new_tensor([pixels_per_unit(n, align_corners) for n in size])
     plane = value.flatten(), slope.flatten() / units
     bilinear = _bilinear_plane(grey, here, align_corners, units)
 
@@ -166,11 +168,12 @@ def plot_gradient_field(
         >>> figure.axes[0].get_title().splitlines()[0]
         'bilinear'
     """
-    grid, jacobian = _grid_and_jacobian(source, warp, dsize, align_corners)
-    source = source.detach().float()
+    grid, jacobian = _grid_and_jacobian("source", source, warp, dsize, align_corners)
+    source = _drawable(source)
     if target is None:
         target = grid_sample_linearized(source, grid, align_corners=align_corners, jacobian=jacobian)
     check_tensor("target", target, (1, source.shape[1], *grid.shape[1:3]))
+    target = _drawable(target)
     if not 0 < reach <= 1:
         raise ValueError(f"reach must be above 0 and at most 1, got {reach}")
     if not isinstance(points, int) or points < 2:
@@ -179,7 +182,7 @@ def plot_gradient_field(
         samplings = {"bilinear": "bilinear", "lms_geometry": LinearizedSampling()}
 
     farthest = reach * max(source.shape[-2:])
-    axis = torch.linspace(-farthest, farthest, points)
+    axis = torch.linspace(-farthest, farthest, points, device=grid.device, dtype=grid.dtype)
     moves = torch.cartesian_prod(axis, axis)
     moves = moves[moves.norm(dim=1) > 0]  # from the right place no way leads back
     columns = min(len(samplings), 2)
@@ -207,20 +210,25 @@ def plot_gradient_field(
     return figure
 
 
+def _drawable(tensor: Tensor) -> Tensor:
+    """A tensor of the caller's, of any floating type on any device, as matplotlib can draw what comes of it."""
+    return tensor.detach().cpu().float()
+
+
 def _grid_and_jacobian(
-    image: Tensor, warp: Tensor, dsize: tuple[int, int] | None, align_corners: bool
+    name: str, image: Tensor, warp: Tensor, dsize: tuple[int, int] | None, align_corners: bool
 ) -> tuple[Tensor, Tensor]:
     """The grid ``(1, h, w, 2)`` and its Jacobian ``(1, h, w, 2, 2)``, in source pixels per output pixel."""
-    check_tensor("image", image, (1, "C", "H", "W"))
+    check_tensor(name, image, (1, "C", "H", "W"))
     size = image.shape[-2], image.shape[-1]
     if getattr(warp, "ndim", 0) == 4:
         check_tensor("warp", warp, (1, "h", "w", 2))
-        grid = warp.detach().float()
+        grid = _drawable(warp)
         return grid, jacobian_of(grid, (size[1], size[0]), align_corners)
     check_tensor("warp", warp, (1, 3 if getattr(warp, "shape", (0,))[1:2] == (3,) else 2, 3))
     if dsize is None:
         raise ValueError("dsize must be the output's (height, width) for a matrix, got None")
-    grid, jacobian = pixel_grid(warp.detach().float(), check_size("dsize", dsize), size, align_corners)
+    grid, jacobian = pixel_grid(_drawable(warp), check_size("dsize", dsize), size, align_corners)
     return grid, jacobian.expand(*grid.shape[:3], 2, 2)
 
 
@@ -241,7 +249,7 @@ def _samples_of(centre: Tensor, J: Tensor, sampling: LinearizedSampling, noise: 
         return torch.cat([position.flatten() for position, _ in nodes_along(area.axes[:, axis], count)])
 
     inner = torch.cartesian_prod(along(0, averaging.nodes), along(1, averaging.nodes))
-    ends = torch.tensor([-0.5, 0.5])
+    ends = centre.new_tensor([-0.5, 0.5])
     edges = torch.cat(
         (
             torch.cartesian_prod(ends, along(1, averaging.edge_nodes)),
@@ -284,7 +292,7 @@ def _descent(
 ) -> Tensor:
     """The direction of steepest descent, in source pixels, for each of the moves ``(n, 2)``."""
     moves = moves.clone().requires_grad_()
-    units = torch.tensor([units_per_pixel(n, align_corners) for n in (source.shape[-1], source.shape[-2])])
+    units = grid.new_tensor([units_per_pixel(n, align_corners) for n in (source.shape[-1], source.shape[-2])])
     with torch.enable_grad():
         moved = grid + (moves * units)[:, None, None]
         if sampling == "bilinear":
@@ -303,7 +311,7 @@ def _draw_outlines(axes: "Axes", image: Tensor, points: Tensor, jacobian: Tensor
     from matplotlib.collections import PolyCollection
 
     show(axes, image, "output pixels in the source")
-    corners = points[..., None, :] + torch.einsum("hwij,nj->hwni", jacobian, torch.tensor(_UNIT_SQUARE))
+    corners = points[..., None, :] + torch.einsum("hwij,nj->hwni", jacobian, jacobian.new_tensor(_UNIT_SQUARE))
     step = [-(-n // _OUTLINES) for n in points.shape[:2]]
     shown = rearrange(corners[pixel[0] % step[0] :: step[0], pixel[1] % step[1] :: step[1]], "h w n xy -> (h w) n xy")
     axes.add_collection(PolyCollection(list(shown.numpy()), facecolor="none", edgecolor=SKY, linewidth=0.7))
@@ -318,7 +326,7 @@ def _draw_reads(axes: "Axes", image: Tensor, centre: Tensor, J: Tensor, samples:
     show(axes, image, "")
     left, top = (centre.floor() - 0.5).tolist()
     axes.add_patch(Rectangle((left, top), 2, 2, fill=False, color=SKY, lw=2, label="texels of a bilinear read"))
-    square = centre + torch.tensor(_UNIT_SQUARE) @ J.T
+    square = centre + J.new_tensor(_UNIT_SQUARE) @ J.T
     axes.add_patch(Polygon(square.numpy(), fill=False, color=ORANGE, lw=2, label="the output pixel"))
     dots: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.8}
     axes.plot(*samples.value.T.numpy(), marker="o", color=BLUE, markersize=6, label="reads for the value", **dots)
@@ -334,7 +342,7 @@ def _draw_surface(
 ) -> None:
     """The intensities around a pixel, the reads for its value, and the sampler's tangent plane."""
     axes = figure.add_subplot(2, 2, 3, projection="3d", computed_zorder=False)
-    span = torch.linspace(-room, room, 61)
+    span = torch.linspace(-room, room, 61, device=centre.device, dtype=centre.dtype)
     x, y = torch.meshgrid(span, span, indexing="xy")
     surface = _read(grey, centre + torch.stack((x, y), -1).view(-1, 2)).view_as(x)
     look: dict[str, Any] = {"rstride": 1, "cstride": 1, "linewidth": 0}
@@ -363,7 +371,7 @@ def _draw_cut(
     room: float,
 ) -> None:
     """Intensity along x through a pixel, with the tangents of both samplers."""
-    span = torch.linspace(-room, room, 241)
+    span = torch.linspace(-room, room, 241, device=centre.device, dtype=centre.dtype)
     intensity = _read(grey, centre + torch.stack((span, torch.zeros_like(span)), -1))
     axes.plot(span.numpy(), intensity.numpy(), color=GREY, label="image")
     lines = {"bilinear": (bilinear, VERMILION, "--"), "this sampler": (plane, BLUE, "-")}

@@ -135,6 +135,10 @@ def test_a_figure_shows_itself_in_a_notebook(image):
         (lambda image: plot_samples(image, M), "dsize must be the output's"),
         (lambda image: plot_samples(image[0], M, DSIZE), r"add an axis for the batch, as in image\[None\]"),
         (lambda image: plot_samples(image, M, DSIZE, pixel=(9, 0)), "pixel must be .* within the output's 9 x 11"),
+        (
+            lambda image: plot_gradient_field(image[0], M, DSIZE),
+            r"source must have shape \(1, C, H, W\), got .* as in source\[None\]",
+        ),
         (lambda image: plot_gradient_field(image, M, DSIZE, reach=0), "reach must be above 0"),
         (lambda image: plot_gradient_field(image, M, DSIZE, points=1), "points must be an int of at least 2"),
         (lambda image: plot_gradient_field(image, M, DSIZE, target=image), r"target must have shape \(1, 3, 9, 11\)"),
@@ -143,6 +147,41 @@ def test_a_figure_shows_itself_in_a_notebook(image):
 def test_bad_arguments_are_named(call, message, image):
     with pytest.raises(ValueError, match=message):
         call(image)
+
+
+def shown(image, warp, dsize, target):
+    """What both pictures show, as numbers: fixed points, drawn samples, and arrows of both."""
+    paper, seed = LinearizedSampling.paper(), torch.Generator().manual_seed(3)
+    pictures = [plot_samples(image, warp, dsize, sampling=s, generator=g) for s, g in ((None, None), (paper, seed))]
+    samplings = {"bilinear": "bilinear", "fixed": LinearizedSampling(), "drawn": paper}
+    for given in (None, target):
+        seed = torch.Generator().manual_seed(3)
+        field = plot_gradient_field(image, warp, dsize, target=given, samplings=samplings, points=3, generator=seed)
+        arrows = [np.stack((panel.collections[0].U, panel.collections[0].V)) for panel in field.axes[:3]]
+        pictures.append(np.stack(arrows))
+    lines = [line.get_data() for figure in pictures[:2] for axes in figure.axes for line in axes.get_lines()]
+    return [*map(np.stack, lines), *pictures[2:]]
+
+
+@pytest.mark.parametrize("as_grid", [False, True], ids=["matrix", "grid"])
+def test_pictures_are_the_same_whatever_torchs_defaults_and_the_dtype_of_the_input(image, as_grid):
+    theta = torch.tensor([[[0.8, 0.1, 0.0], [-0.1, 0.7, 0.1]]])
+    warp, dsize = (F.affine_grid(theta, (1, 3, *DSIZE), align_corners=False), None) if as_grid else (M, DSIZE)
+    target = warp_affine(image, M, DSIZE)
+    expected = shown(image, warp, dsize, target)
+    try:
+        torch.set_default_dtype(torch.float64)
+        by_dtype = shown(image, warp, dsize, target)
+        by_input = shown(image.double(), warp.double(), dsize, target.double())
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device("meta")  # on which nothing can be drawn
+        by_device = shown(image, warp, dsize, target)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for found in (by_dtype, by_input, by_device):
+        for got, want in zip(found, expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_drawing_leaves_the_callers_gradients_alone(image):

@@ -109,6 +109,34 @@ def test_offsets_three_pixels_off_are_found_from_further_away():
         ({"stride": (1, 1, 1)}, ValueError, r"stride must be one number or two, got \(1, 1, 1\)"),
         ({"padding": 0.5}, TypeError, r"padding must be an int, got 0\.5"),
         ({"mask": torch.zeros(B, 8, H, W)}, ValueError, r"mask must have shape \(2, 9, 11, 14\), got \(2, 8, 11, 14\)"),
+        ({"bias": torch.zeros(1)}, ValueError, r"bias must have shape \(6\), got \(1,\)"),
+        ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        ({"stride": (1, -1)}, ValueError, r"stride must be at least 1, got \(1, -1\)"),
+        ({"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
+        ({"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+        (
+            {"input": torch.rand(B, C, 1, 1), "padding": 0},
+            ValueError,
+            "input must be, with its padding, at least the 3 x 3 that the taps of weight span, got 1 x 1: raise padding",
+        ),
+        ({"dilation": (1, 8)}, ValueError, "input must be, .* at least the 3 x 17 that .* span, got 13 x 16"),
+        ({"input": torch.rand(B, C, 0, 14)}, ValueError, "input must have at least one texel"),
+        ({"input": torch.rand(B, 0, H, W)}, ValueError, "weight must have channels that divide input's 0"),
+        (
+            {"weight": torch.zeros(OUT, C, 0, 3)},
+            ValueError,
+            r"weight must have no axis of length 0, got \(6, 4, 0, 3\)",
+        ),
+        (
+            {"weight": torch.zeros(OUT, 0, 3, 3)},
+            ValueError,
+            r"weight must have no axis of length 0, got \(6, 0, 3, 3\)",
+        ),
+        (
+            {"weight": torch.zeros(5, 2, 3, 3)},
+            ValueError,
+            "weight must have as many outputs for each of its 2 groups, got 5",
+        ),
     ],
 )
 def test_bad_arguments_are_named(changed, error, message):
@@ -117,3 +145,28 @@ def test_bad_arguments_are_named(changed, error, message):
     } | changed  # fmt: skip
     with pytest.raises(error, match=message):
         deform_conv2d_linearized(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("offset", (B, 18, H, W)), ("weight", (OUT, C, 3, 3)), ("mask", (B, 9, H, W)), ("bias", (OUT,))],
+)
+def test_tensors_of_another_dtype_or_device_are_named(name, shape):
+    arguments = {"offset": torch.zeros(B, 18, H, W), "weight": torch.zeros(OUT, C, 3, 3), "padding": 1}
+    with pytest.raises(TypeError, match=f"{name} must have input's dtype torch.float32, got torch.float64"):
+        deform_conv2d_linearized(torch.rand(B, C, H, W), **arguments | {name: torch.zeros(shape, dtype=torch.float64)})
+    with pytest.raises(ValueError, match=f"{name} must be on input's device cpu, got meta"):
+        deform_conv2d_linearized(torch.rand(B, C, H, W), **arguments | {name: torch.zeros(shape, device="meta")})
+
+
+def test_an_image_as_large_as_the_kernel_has_one_output():
+    image, weight = torch.rand(B, C, 3, 5), torch.rand(OUT, C, 3, 3)
+    out = deform_conv2d_linearized(image, torch.zeros(B, 18, 1, 1), weight, dilation=(1, 2))
+    torch.testing.assert_close(out, F.conv2d(image, weight, dilation=(1, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_may_mix_dtypes():
+    image, offset, weight = torch.rand(B, C, H, W).bfloat16(), torch.zeros(B, 18, H, W), torch.rand(OUT, C, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = deform_conv2d_linearized(image, offset, weight, torch.rand(OUT), padding=1)
+    assert out.shape == (B, OUT, H, W)

@@ -122,6 +122,27 @@ def test_with_align_corners_the_identity_is_the_identity(warp, requires_grad):
         torch.testing.assert_close(warp.transformImage(opt, IMAGE, identity), IMAGE, rtol=0, atol=1e-5)
 
 
+def test_a_generator_is_left_to_the_calls_that_draw(warp):
+    generator, identity = torch.Generator().manual_seed(3), torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    opt, before = options(20, 29, np.eye(3, dtype=np.float32)), generator.get_state()
+    with linearize_icstn(warp, sampling=paper(), align_corners=True, generator=generator):
+        torch.testing.assert_close(warp.transformImage(opt, IMAGE, identity), IMAGE, rtol=0, atol=1e-5)
+        with torch.no_grad():
+            warp.transformImage(opt, IMAGE, identity.requires_grad_())
+        assert torch.equal(generator.get_state(), before)
+        warp.transformImage(opt, IMAGE, identity)
+        assert not torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_what_was_bound_meanwhile_is_the_function_that_was_there_once_the_patch_is_off(warp, align_corners):
+    want = warp.transformImage(options(), IMAGE, 2.5 * matrices("affine"))
+    with linearize_icstn(warp, align_corners=align_corners):
+        kept = warp.transformImage
+        assert not torch.equal(kept(options(), IMAGE, 2.5 * matrices("affine")), want)
+    assert torch.equal(kept(options(), IMAGE, 2.5 * matrices("affine")), want)
+
+
 class ICSTN(nn.Module):
     """Warps, looks, and composes the next warp with the last, a few times over."""
 
@@ -167,3 +188,13 @@ def test_bad_input_is_told_what_to_do_instead(warp):
         linearize_icstn("warp")
     with pytest.raises(AttributeError, match="did you mean 'transformImage'"):
         linearize_icstn(warp, "transformimage")
+    original = warp.transformImage
+    with pytest.raises(ValueError, match="generator must be None for a sampling with fixed points"):
+        linearize_icstn(warp, generator=torch.Generator())
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator or None, got int"):
+        linearize_icstn(warp, sampling=paper(), generator=3)
+    with pytest.raises(TypeError, match=r"sampling must be a LinearizedSampling or None, got 'paper': pass"):
+        linearize_icstn(warp, sampling="paper")
+    with pytest.raises(TypeError, match="align_corners must be True or False, got None"):
+        linearize_icstn(warp, align_corners=None)
+    assert warp.transformImage is original

@@ -49,6 +49,11 @@ def test_a_registrator_in_a_block_is_swapped_as_it_is():
 def test_a_registrator_that_is_none_is_refused():
     with pytest.raises(TypeError, match="registrator must be a kornia ImageRegistrator, got Identity"):
         linearize_registrator(torch.nn.Identity())
+    found = registrator(model_type="translation")
+    original = found.warper
+    with pytest.raises(TypeError, match="sampling must be a LinearizedSampling or None, got 'paper'"):
+        linearize_registrator(found, sampling="paper")
+    assert found.warper is original
 
 
 # Local affine frames
@@ -150,6 +155,29 @@ def test_removing_leaves_kornia_as_it_was():
     with pytest.raises(ZeroDivisionError), linearize_lafs():
         raise ZeroDivisionError
     assert vars(laf).keys() == before.keys()
+    assert all(vars(laf)[name] is value for name, value in before.items())
+
+
+@needs_kornia
+def test_what_was_bound_meanwhile_is_kornias_once_the_patch_is_off(monkeypatch):
+    plain = gradient(extract_patches_from_pyramid, IMAGE)
+    with linearize_lafs():
+        kept = laf._sample_patches, laf._pyramid_atlas_fits
+        assert not torch.equal(gradient(extract_patches_from_pyramid, IMAGE), plain)
+    for name, function in zip(("_sample_patches", "_pyramid_atlas_fits"), kept, strict=True):
+        assert function is not getattr(laf, name)
+        monkeypatch.setattr(laf, name, function)
+    assert kept[1](0)
+    assert torch.equal(gradient(extract_patches_from_pyramid, IMAGE), plain)
+
+
+@needs_kornia
+def test_bad_settings_are_refused_when_the_patch_is_made():
+    before = dict(vars(laf))
+    with pytest.raises(ValueError, match="generator must be None for a sampling with fixed points"):
+        linearize_lafs(generator=torch.Generator())
+    with pytest.raises(TypeError, match="sampling must be a LinearizedSampling or None, got 'paper'"):
+        linearize_lafs(sampling="paper")
     assert all(vars(laf)[name] is value for name, value in before.items())
 
 

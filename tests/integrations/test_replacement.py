@@ -80,6 +80,65 @@ def test_a_submodule_is_put_back_in_its_place():
     assert "1" not in vars(model)
 
 
+class Slotted:
+    __slots__ = ("sample",)
+
+
+class Stored:
+    """Holds its sampler under another name, or another form, than it gives it out."""
+
+    def __init__(self, convert=lambda sample: sample):
+        self.inner, self.convert = types.SimpleNamespace(), convert
+
+    @property
+    def sample(self):
+        return self.inner.sample
+
+    @sample.setter
+    def sample(self, value):
+        self.inner.sample = self.convert(value)
+
+
+class Proxy:
+    def __init__(self, inner):
+        vars(self)["inner"] = inner
+
+    def __getattr__(self, name):
+        return getattr(vars(self)["inner"], name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+
+@pytest.mark.parametrize("make", [Slotted, Stored, lambda: Proxy(types.SimpleNamespace())])
+def test_what_is_held_elsewhere_than_in_the_dictionary_is_put_back(warp, make):
+    owner, original = make(), warp.sample
+    owner.sample = original
+    with replace(owner, "sample", double):
+        assert owner.sample(3) == 6
+    assert owner.sample is original
+    first = replace(owner, "sample", lambda image: 3 * image)
+    second = replace(owner, "sample", double)
+    with pytest.raises(RuntimeError, match=r"\.sample was replaced again since"):
+        first.remove()
+    second.remove()
+    first.remove()
+    assert owner.sample is original
+
+
+def test_what_does_not_give_back_what_it_was_given_is_refused(warp):
+    def named(sample):
+        return sample if hasattr(sample, "named") else types.SimpleNamespace(named=True, sample=sample)
+
+    owner, original = Stored(named), warp.sample
+    owner.sample = original
+    before = owner.sample
+    with pytest.raises(TypeError, match=r"Stored\.sample cannot be replaced: it does not give back what is assigned"):
+        Replacement((warp, "sample", double), (owner, "sample", double))
+    assert owner.sample is before
+    assert warp.sample is original
+
+
 def test_several_are_replaced_all_or_none(warp):
     original = warp.sample
     with pytest.raises(AttributeError, match="warp has no attribute 'sampel'; did you mean 'sample'"):

@@ -81,6 +81,26 @@ class TestRemoval:
         assert torch.equal(kept(features, boxes, 4), torchvision.ops.roi_align(features, boxes, 4))
 
 
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            ({"generator": generator()}, ValueError, "generator must be None for a sampling with fixed points"),
+            (
+                {"sampling": paper(), "generator": 3},
+                TypeError,
+                r"generator must be a torch\.Generator or None, got int",
+            ),
+            ({"sampling": "paper"}, TypeError, "sampling must be a LinearizedSampling or None, got 'paper'"),
+        ],
+    )
+    def test_that_no_call_could_take_are_refused_when_the_patch_is_made(self, settings, error, message):
+        before = bound()
+        with pytest.raises(error, match=message):
+            linearize_roi_align(**settings)
+        assert all(new is old for new, old in zip(bound(), before, strict=True))
+
+
 class TestCalls:
     @pytest.mark.parametrize("listed", [False, True])
     def test_are_the_linearized_ones(self, features, boxes, listed):

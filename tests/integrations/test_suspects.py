@@ -146,6 +146,17 @@ def test_grids_where_the_plain_sampler_gives_nan_are_counted(value):
     assert "its grid was NaN or infinite somewhere in 2 of 3 calls" in patch.report()
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_finite_grid_is_not_counted_where_its_sum_overflows_half_precision(broken):
+    grid = identity(64, 64, batch=32).abs().half()
+    assert not grid.sum().isfinite()
+    if broken:
+        grid[1, 2, 3] = torch.tensor([torch.inf, -torch.inf])
+    with linearize() as patch:
+        sample(torch.rand(32, 3, 5, 7).half(), grid.requires_grad_())
+    assert ("its grid was NaN or infinite somewhere in 1 of 1 calls" in patch.report()) == broken
+
+
 def test_tensors_without_values_are_no_reason_to_fail():
     with linearize() as patch:
         torch.vmap(lambda grid: sample(IMAGE[:1], grid[None]))(grid_that_learns())
