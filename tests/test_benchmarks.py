@@ -23,6 +23,7 @@ from benchmarks import (
     samplers,
     scaling,
     speed,
+    speed_warps,
 )
 from benchmarks.datasets import load_images
 from benchmarks.photos import load_photos
@@ -72,6 +73,19 @@ def test_speed_has_a_line_for_each_size_and_a_column_for_each_sampler_and_backen
     assert result["raw"][0]["both_ratio"] == pytest.approx([1, 1, 1])
     assert result["raw"][0]["memory_ratio"] == 1
     assert "--authors RELEASE --json" in result["command"]
+
+
+def test_the_warps_have_a_line_for_each_size_and_a_column_for_each_function(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed_warps, "CASES", ((2, 9, 9), (1, 12, 3)))
+    out, threads = tmp_path / "warps.json", str(torch.get_num_threads())
+    monkeypatch.setattr("sys.argv", ["speed_warps", "--rounds", "2", "--threads", threads, "--json", str(out)])
+    speed_warps.main()
+    result = json.loads(out.read_text())
+    assert result["table"]["columns"][1:] == ["warp_affine", "warp_perspective", "homography_warp"]
+    assert [row[0] for row in result["table"]["rows"]] == ["2, 9, 9", "1, 12, 3"]
+    assert [len(row["ratio"]) for row in result["raw"]] == 6 * [2]
+    ratio, milliseconds = (result["raw"][0][entry] for entry in ("ratio", "kornia_ms"))
+    assert result["table"]["rows"][0][1] == f"{sum(ratio) / 2:.1f} ({milliseconds:.1f} ms)"
 
 
 def test_without_the_authors_release_speed_says_what_is_missing(tmp_path, monkeypatch):

@@ -186,5 +186,7 @@ def test_numbers_of_the_readme_are_those_recorded():
     digits = {row[0]: [cell.split()[0] for cell in row[1:]] for row in table("digits")["rows"]}
     ours, peer = digits["linearized, as it comes"], digits["supersampled, 3 x 3"]
     assert f"digits in grain at 8x: error {peer[0]} % and {peer[1]} %, ours {ours[0]} % and {ours[1]} %" in readme
+    ratios = [float(cell.split()[0]) for row in table("speed_warps")["rows"] for cell in row[1:]]
+    assert f"a warp takes {min(ratios)} to {max(ratios)} times as long as kornia's" in readme
     mipmap = digits["bilinear, on a mipmap"]
     assert f"digits: {mipmap[0]} % and {mipmap[1]} %, level with ours" in readme
