@@ -1,5 +1,6 @@
 """The frames of a stack: those of a file, or the image files of a folder."""
 
+from collections import Counter
 from pathlib import Path
 
 from lms_geometry.cli.images import Frames, open_frames, read_picture
@@ -49,6 +50,13 @@ def read_frames(path: Path) -> tuple[Frames, list[str], list[str]]:
     if path.is_dir():
         return scan_folder(path)
     return open_frames(path), [], []
+
+
+def aligned_stems(names: list[str]) -> list[str]:
+    """How the aligned frames of a folder are called, but for the ending, where their files have these names."""
+    stems = [Path(name).stem for name in names]
+    taken = Counter([*stems, *names])
+    return [stem if taken[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 
 def _kind(picture: Picture) -> str:

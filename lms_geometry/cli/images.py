@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import IO, Protocol
@@ -28,8 +29,16 @@ class Frames(Protocol):
     def __getitem__(self, index: int) -> Picture: ...
 
 
+class _FileFrames(Frames, Protocol):
+    """The frames of a file, which may have an alpha channel."""
+
+    def transparent(self) -> bool:
+        """Whether any frame is transparent anywhere."""
+        ...
+
+
 class _Guarded:
-    """Frames of a file whose faults are errors that name the file."""
+    """Frames of a file, all with an alpha channel if any has; faults are errors that name the file."""
 
     def __init__(self, path: Path, labels: bool) -> None:
         from lms_geometry.cli.photos import PhotoFrames
@@ -37,7 +46,7 @@ class _Guarded:
 
         check_readable(path)
         self._path = path
-        self._frames: Frames
+        self._frames: _FileFrames
         with _faults(path):
             is_tiff = path.suffix.lower() in TIFF_SUFFIXES
             self._frames = open_tiff(path, labels) if is_tiff else PhotoFrames(path, labels)
@@ -47,7 +56,15 @@ class _Guarded:
 
     def __getitem__(self, index: int) -> Picture:
         with _faults(self._path):
-            return self._frames[index]
+            picture = self._frames[index]
+            if picture.opaque is None and self._transparent:
+                return replace(picture, opaque=np.ones((1, *picture.size), np.float32))
+            return picture
+
+    @cached_property
+    def _transparent(self) -> bool:
+        """Whether the frames have an alpha channel, for which they are read once, one after the other."""
+        return len(self) > 1 and self._frames.transparent()
 
 
 def open_frames(path: Path, labels: bool = False) -> Frames:

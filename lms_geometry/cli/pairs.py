@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lms_geometry.cli.console import say
 from lms_geometry.cli.inputs import InputError, some
 from lms_geometry.cli.picture import Array
 from lms_geometry.cli.points import read_table
-from lms_geometry.cli.register import write_pair
+from lms_geometry.cli.register import check_pair, write_pair
 from lms_geometry.cli.results import Results
 
 _FILES = ("source", "target", "source_mask", "target_mask")
@@ -51,9 +52,10 @@ def run_pairs(options: argparse.Namespace) -> int:
         raise InputError(f"--batch must be at least 1, got {options.batch}")
     pairs = read_pairs(options.pairs)
     files = [path for pair in pairs for path in (pair.source, pair.target, pair.source_mask, pair.target_mask) if path]
-    results = Results(options.out, [options.pairs, *files], options.overwrite or options.resume)
-    done = _resume(results, settings) if options.resume else []
-    if not done:
+    earlier = _resume(options.out, settings, options.overwrite) if options.resume else None
+    results = Results(options.out, [options.pairs, *files], options.overwrite or earlier is not None)
+    done = earlier or []
+    if earlier is None:
         results.check("results.csv", "settings.json")
         results.write_json("settings.json", settings.as_dict())
     finished = {(row["name"], row["source"], row["target"]): row["good"] == "True" for row in done}
@@ -90,9 +92,10 @@ def read_pairs(path: Path) -> list[Pair]:
         pairs.append(Pair(cells.get("name", f"{number:04}"), **given))
     if not pairs:
         raise InputError(f"{path} holds no pairs")
-    twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
+    folders = Counter(normpath(pair.name) for pair in pairs)
+    twice = list(dict.fromkeys(pair.name for pair in pairs if folders[normpath(pair.name)] > 1))
     if twice:
-        raise InputError(f"{path} names several pairs {some(twice)}")
+        raise InputError(f"{path} names several pairs {some(twice)}: give each a name, and so a folder, of its own")
     return pairs
 
 
@@ -119,6 +122,7 @@ def align_pairs(
         for pair, source, target, result in _align_group(list(group), settings):
             if images and results is not None and "error" not in result:
                 try:
+                    check_pair(source, results, f"{pair.name}/")
                     result = write_pair(source, target, result, results, f"{pair.name}/")
                 except FAULTS as error:
                     result = failure(pair.source, pair.target, error)
@@ -165,19 +169,47 @@ def _align_group(
             yield pair, source, target, failure(pair.source, pair.target, error)
 
 
-def _resume(results: Results, settings: Settings) -> list[dict[str, str]]:
-    """The rows of an earlier run that found something."""
+def _resume(folder: Path, settings: Settings, overwrite: bool) -> list[dict[str, str]] | None:
+    """The rows of an earlier run that found something; ``None`` if the folder holds no earlier run.
+
+    Raises:
+        InputError: if the earlier run had other settings, or if there is a table that is not of an earlier run and
+            ``overwrite`` does not allow to replace it.
+    """
+    table = folder / "results.csv"
+    before, wanted = _read_settings(folder / "settings.json"), json.loads(json.dumps(settings.as_dict()))
+    if before is not None and before != wanted:
+        raise InputError(f"{folder} was begun with other settings, {before}: use them, or another --out")
+    rows = _read_results(table)
+    if before is not None and rows is not None:
+        return [row for row in rows if row.get("error") == "" and all(row.get(name) for name in _MATRIX)]
+    if table.exists() and not overwrite:
+        fault = "its columns are not those" if before is not None else "settings.json beside it is missing or not that"
+        way_out = "choose another --out, or replace it by --overwrite"
+        raise InputError(f"{table} cannot be resumed, as {fault} of an earlier run: {way_out}")
+    return None
+
+
+def _read_settings(path: Path) -> dict[str, Any] | None:
+    """The settings that an earlier run wrote; ``None`` if the file is missing or holds anything else."""
     try:
-        before = json.loads((results.folder / "settings.json").read_text())
-        with (results.folder / "results.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.keys() == Settings().as_dict().keys() else None
+
+
+def _read_results(path: Path) -> list[dict[str, str]] | None:
+    """The rows that an earlier run wrote, if any; ``None`` if the file holds anything else."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except FileNotFoundError:
         return []
-    except ValueError as error:
-        raise InputError(f"{results.folder} cannot be resumed: {error}") from None
-    if before != json.loads(json.dumps(settings.as_dict())):
-        raise InputError(f"{results.folder} was begun with other settings, {before}: use them, or another --out")
-    return [row for row in rows if row.get("error") == "" and all(row.get(name) for name in _MATRIX)]
+    except csv.Error:
+        return None
+    return rows if reader.fieldnames == list(COLUMNS) else None
 
 
 def _row(pair: Pair, result: dict[str, Any]) -> dict[str, Any]:

@@ -81,15 +81,26 @@ class PhotoFrames:
         from PIL import Image
 
         with _no_warnings(), Image.open(self._path, formats=formats()) as image:
-            image.seek(index)
-            check_pixels(self._path, image.height, image.width)
-            deep = _deep_colours(image)
-            image.load()
-            profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
-            pixels = _read_deep_png(self._path, image) if deep else self._read(image)
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            is_tiff = image.format == "TIFF"
-            palette = image.getpalette() if self._labels and image.mode == "P" else None
+            return self._frame(image, index)
+
+    def transparent(self) -> bool:
+        """Whether any frame is transparent anywhere."""
+        from PIL import Image
+
+        with _no_warnings(), Image.open(self._path, formats=formats()) as image:
+            return any(self._frame(image, index).opaque is not None for index in range(self._count))
+
+    def _frame(self, image: "Image.Image", index: int) -> Picture:
+        """A frame of the open file, which it can read in their order without beginning again."""
+        image.seek(index)
+        check_pixels(self._path, image.height, image.width)
+        deep = _deep_colours(image)
+        image.load()
+        profile = image.info.get("icc_profile") if image.mode in _PROFILED else None
+        pixels = _read_deep_png(self._path, image) if deep else self._read(image)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        is_tiff = image.format == "TIFF"
+        palette = image.getpalette() if self._labels and image.mode == "P" else None
         pixels, opaque = split_alpha(pixels) if len(pixels) in (2, 4) else (pixels, None)
         samples = len(pixels) > 1
         layout = Layout(

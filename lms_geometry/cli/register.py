@@ -10,6 +10,7 @@ from lms_geometry.cli.align import FAULTS, Settings, Side, align, failure, outco
 from lms_geometry.cli.console import say
 from lms_geometry.cli.images import checkerboard, open_frames, suffix_for, write_pictures
 from lms_geometry.cli.inputs import InputError, list_images, some
+from lms_geometry.cli.older import older_files
 from lms_geometry.cli.picture import from_display
 from lms_geometry.cli.results import Results
 from lms_geometry.cli.stack import align_stack, stack_summary
@@ -108,5 +109,6 @@ def write_pair(source: Side, target: Side, result: dict[str, Any], results: Resu
         files.append("transform.tfm")
     files = [Path(name).name for name in (*files, "registration.json")]
     result = {"source": source.name, "target": target.name, **result, "files": files}
+    results.remove(*(prefix + name for name in ("transform.tfm", *older_files(results.folder / prefix))))
     results.write_json(f"{prefix}registration.json", result)
     return result

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,13 +15,14 @@ class Results:
     Args:
         folder: the folder, which is made when the first file is written.
         inputs: the files that are read and that no result replaces.
-        overwrite: whether a result may replace an older one.
+        overwrite: whether a result may replace one of an earlier run; none replaces another of this run.
     """
 
     def __init__(self, folder: Path, inputs: Iterable[Path], overwrite: bool) -> None:
         self.folder = folder
         self._inputs = {_identity(path) for path in inputs} - {None}
         self._overwrite = overwrite
+        self._written: set[tuple[int, int] | None] = set()
 
     def check(self, *names: str) -> None:
         """Raise unless files of these names, which may lie in folders of the folder, can be written."""
@@ -41,6 +42,7 @@ class Results:
             with part.open("xb") as file:  # exclusive: it follows no link
                 yield file
             part.replace(path)
+            self._written |= {_identity(path)} - {None}
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
         finally:
@@ -56,6 +58,13 @@ class Results:
         with self.open(name) as file:
             file.write(text.encode("utf-8", "surrogateescape"))
 
+    def remove(self, *names: str) -> None:
+        """Remove files of an earlier run; those that may not be replaced stay, as do the results of this run."""
+        for name in names:
+            with suppress(InputError):
+                self._check(self.folder / name)
+                (self.folder / name).unlink(missing_ok=True)
+
     def _check(self, path: Path) -> None:
         way_out = "choose another --out"
         for parent in (path.parent, *path.parent.parents):
@@ -68,6 +77,8 @@ class Results:
             raise InputError(f"{path} is a folder: {way_out}")
         if _identity(path) in self._inputs:
             raise InputError(f"{path} is an input: {way_out}")
+        if _identity(path) in self._written:
+            raise InputError(f"{path} is a result of this run already: rename one of its inputs, or {way_out} for it")
         if (path.exists() or path.is_symlink()) and not self._overwrite:
             raise InputError(f"{path} exists already: {way_out}, or replace it by --overwrite")
 

@@ -10,9 +10,10 @@ from lms_geometry.cli.align import LOOK, Settings, Side, read_side, say_not_trie
 from lms_geometry.cli.console import say
 from lms_geometry.cli.drift import smooth_matrices
 from lms_geometry.cli.frame_aligner import REFERENCES, FrameAligner, StackOptions
-from lms_geometry.cli.frames import FolderFrames, read_frames
+from lms_geometry.cli.frames import FolderFrames, aligned_stems, read_frames
 from lms_geometry.cli.images import Frames, suffix_for, write_pictures
 from lms_geometry.cli.inputs import InputError, some
+from lms_geometry.cli.older import older_files
 from lms_geometry.cli.picture import Picture, from_display
 from lms_geometry.cli.results import Results
 from lms_geometry.cli.warp import warp_picture
@@ -109,6 +110,7 @@ def align_stack(
         **settings.as_dict(),
         "files": files,
     }
+    results.remove(*(prefix + name for name in older_files(results.folder / prefix)))
     results.write_json(prefix + "registration.json", result)
     return result
 
@@ -117,6 +119,4 @@ def _stems(frames: Frames) -> list[str]:
     """How the files of the aligned frames are called, but for the ending: one for a stack, one each for a folder's."""
     if not isinstance(frames, FolderFrames):
         return ["aligned"]
-    stems = [path.stem for path in frames.paths]
-    names = [path.stem if stems.count(path.stem) == 1 else path.name for path in frames.paths]
-    return [f"aligned/{name}" for name in names]
+    return [f"aligned/{stem}" for stem in aligned_stems([path.name for path in frames.paths])]

@@ -93,6 +93,10 @@ class TiffFrames:
         axes, shape = ("S", (samples,)) if samples > 1 else ("", ())
         return Picture(pixels, opaque, replace(self._layout, channel_axes=axes, channel_shape=shape))
 
+    def transparent(self) -> bool:
+        """Whether any frame is transparent anywhere."""
+        return self._alpha and any(self[index].opaque is not None for index in range(self._count))
+
     def _read(self, index: int) -> Array:
         """A frame ``(C, H, W)``: of a file that is not packed, or whose pages are frames, nothing else is read."""
         axes, shape, series = self._axes, self._shape, self._series
@@ -129,7 +133,7 @@ def open_tiff(path: Path, labels: bool) -> TiffFrames | PhotoFrames:
 
 
 def write_tiff(file: IO[bytes], pictures: Iterable[Picture], count: int) -> None:
-    """Write frames of one size and type, one at a time, in the layout of the first."""
+    """Write frames one at a time, in the layout of the first: all of one size and type, with alpha or without."""
     from tifffile import TiffWriter
 
     pictures = iter(pictures)
@@ -143,7 +147,7 @@ def write_tiff(file: IO[bytes], pictures: Iterable[Picture], count: int) -> None
     axes = (
         (layout.frame_axis or "I") * (count > 1) + layout.channel_axes.removesuffix("S") + "YX" + "S" * (len(inner) > 2)
     )
-    pages = _pages(first, pictures, depth if len(inner) > 2 else 0)
+    pages = _pages(chain([first], pictures), depth if len(inner) > 2 else 0)
     kind = layout.kind
     if kind == "imagej" and (dtype not in (np.uint8, np.uint16, np.float32) or alpha):
         kind = "tiff"
@@ -162,13 +166,12 @@ def write_tiff(file: IO[bytes], pictures: Iterable[Picture], count: int) -> None
         )
 
 
-def _pages(first: Picture, others: Iterator[Picture], depth: int) -> Iterator[Array]:
+def _pages(pictures: Iterable[Picture], depth: int) -> Iterator[Array]:
     """The pages of frames: a channel each, or, with a depth, all samples of a pixel side by side."""
-    for picture in chain([first], others):
+    for picture in pictures:
         pixels, opaque = picture.pixels, picture.opaque
-        if first.opaque is not None:
+        if opaque is not None:
             most = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1
-            opaque = np.ones((1, *picture.size), np.float32) if opaque is None else opaque
             pixels = np.concatenate((pixels, in_range(opaque.astype(np.float64) * most, pixels.dtype)))
         if not depth:
             yield from pixels

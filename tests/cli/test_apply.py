@@ -140,6 +140,20 @@ def test_frames_move_by_their_own_matrices_or_all_by_one(found, tmp_path):
     run(tmp_path / "frames.json", tmp_path / "tracks.csv", "--overwrite", status=1)
 
 
+def test_frames_that_are_partly_transparent_are_so_beyond_their_edge_too(tmp_path):
+    shift = torch.eye(3, dtype=torch.float64)[None]
+    shift[:, 0, 2] = 5
+    Transform(shift, SIZE, SIZE).save(tmp_path / "found.json")
+    frames = numbers((3, *SIZE, 4), np.uint8)
+    frames[..., 3] = 255
+    frames[1, 2:9, :, 3] = 0
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True)
+    opaque = tifffile.imread(run(tmp_path / "found.json", tmp_path / "a.webp") / "a.tif")[..., 3]
+    assert np.array_equal(opaque[:, :, 5:], frames[:, :, :-5, 3])
+    assert not opaque[:, :, :4].any()
+
+
 def test_an_image_of_another_frame_is_refused_and_nothing_is_replaced(found, tmp_path, capsys):
     Image.fromarray(numbers(TARGET, np.uint8)).save(tmp_path / "a.png")
     run(found, tmp_path / "a.png", status=1)

@@ -173,6 +173,34 @@ def test_a_transparent_tiff_comes_out_transparent(tmp_path):
     assert np.abs(written[..., 3].astype(int) - pixels[..., 3]).max() <= 1
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.tif", "packed.tif"])
+def test_frames_have_an_alpha_channel_if_one_of_them_is_transparent(tmp_path, name, first):
+    frames = numbers((3, 9, 13, 4), np.uint8)
+    frames[..., 3] = 255
+    frames[first, 2:5, :, 3] = 0
+    if name.endswith(".tif"):
+        packed = {"compression": "zlib"} if name == "packed.tif" else {}
+        tifffile.imwrite(tmp_path / name, frames, photometric="rgb", extrasamples=["unassalpha"], **packed)
+    else:
+        images = [Image.fromarray(frame) for frame in frames]
+        images[0].save(tmp_path / name, save_all=True, append_images=images[1:], lossless=True)
+    path, _ = again(tmp_path / name, tmp_path)
+    written = tifffile.imread(path)
+    assert written.shape == frames.shape
+    assert np.array_equal(written[..., 3], frames[..., 3])
+    shown = frames[..., 3] > 0
+    assert np.array_equal(written[shown], frames[shown])
+
+
+def test_opaque_frames_have_no_alpha_channel(tmp_path):
+    frames = numbers((3, 9, 13, 4), np.uint8)
+    frames[..., 3] = 255
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="rgb", extrasamples=["unassalpha"])
+    path, _ = again(tmp_path / "a.tif", tmp_path)
+    assert np.array_equal(tifffile.imread(path), frames[..., :3])
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photos_and_tiffs_are_read_upright(tmp_path, orientation):
     pixels = numbers((4, 7, 3), np.uint8)

@@ -119,6 +119,40 @@ def test_a_run_that_was_cut_short_goes_on_where_it_ended(table, monkeypatch, cap
     assert [name.rpartition("/")[2] for name in calls] == ["4.png"]
 
 
+def test_only_the_results_of_an_earlier_run_are_resumed(table, capsys):
+    path, shifts = table
+    out = path.parent / "out"
+    out.mkdir()
+    results, settings = out / "results.csv", out / "settings.json"
+
+    def refused(*options):
+        with pytest.raises(SystemExit) as stopped:
+            run(path, *options)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    results.write_text("my,own,table\n")
+    for foreign in (None, "no JSON", "[]", '{"theme": "dark"}'):
+        if foreign is not None:
+            settings.write_text(foreign)
+        error = refused("--resume")
+        assert f"{results} cannot be resumed, as settings.json beside it is missing or not that of" in error
+        assert "choose another --out, or replace it by --overwrite" in error
+        assert results.read_text() == "my,own,table\n"
+        assert foreign is None or settings.read_text() == foreign
+    results.unlink()
+    assert f"{settings} exists already" in refused("--resume")
+    results.write_text("my,own,table\n")
+    assert_found(run(path, "--resume", "--overwrite"), shifts)
+    results.write_text("my,own,table\n")
+    assert f"{results} cannot be resumed, as its columns are not those" in refused("--resume")
+    assert results.read_text() == "my,own,table\n"
+    results.unlink()
+    assert_found(run(path, "--resume"), shifts)  # a run that ended before it had a table
+    settings.unlink()
+    assert_found(run(path, "--resume", "--overwrite"), shifts)
+
+
 def test_images_of_each_pair_are_written_on_request(table):
     path, _ = table
     run(path, "--images")
@@ -134,6 +168,7 @@ def test_images_of_each_pair_are_written_on_request(table):
         ("a,b\n1,2\n", "must have columns source and target, got a, b"),
         ("source,target\na.png\n", "row 1: a source and a target are wanted, got a.png"),
         ("name,source,target\na,b,c\na,d,e\n", "names several pairs a"),
+        ("name,source,target\n./a,b,c\na,d,e\n", "names several pairs ./a, a: give each a name, and so a folder"),
         ("source,target\n", "holds no pairs"),
     ],
 )

@@ -77,6 +77,47 @@ def test_a_stack_is_aligned_frame_by_frame(grey, tmp_path):
     assert tifffile.imread(tmp_path / "out" / "aligned.tif").shape == (3, 89, 101)
 
 
+def test_what_an_older_run_left_and_the_new_one_does_not_replace_is_removed(grey, tmp_path):
+    source, target = ((255 * image).astype(np.uint8) for image in grey)
+    Image.fromarray(source).save(tmp_path / "source.png")
+    Image.fromarray(target).save(tmp_path / "target.png")
+    tifffile.imwrite(tmp_path / "source.tif", source)
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack((source, source)), photometric="minisblack")
+    out = tmp_path / "out"
+    names = {"aligned.png", "overlay.png", "checkerboard.png", "registration.json"}
+
+    def written(source, *options):
+        run(tmp_path, tmp_path / source, tmp_path / "target.png", "--min-score", "0", *options)
+        return {path.name for path in out.iterdir()}
+
+    assert written("source.png") == names | {"transform.tfm"}
+    for name in ("aligned.txt", "aligned.ome.tif"):  # which are not results of the run before
+        (out / name).write_text("mine")
+    names |= {"aligned.txt", "aligned.ome.tif"}
+    homography = ["--motion", "homography", "--overwrite"]
+    result = run(tmp_path, tmp_path / "source.png", tmp_path / "target.png", "--min-score", "0", *homography)
+    assert "transform.tfm" not in result["files"]
+    assert {path.name for path in out.iterdir()} == names
+    names = names - {"aligned.png"} | {"aligned.tif"}
+    assert written("source.tif", "--overwrite") == names | {"transform.tfm"}
+    assert written("stack.tif", "--overwrite") == names - {"checkerboard.png"}
+    assert (out / "aligned.ome.tif").read_text() == "mine"
+    (out / "transform.tfm").write_text("of a run that was cut short")
+    assert written("source.tif", *homography) == names
+
+
+def test_an_input_among_older_results_is_not_removed(grey, tmp_path):
+    for name, image in zip(("source.tif", "target.tif"), grey, strict=True):
+        tifffile.imwrite(tmp_path / name, image)
+    run(tmp_path, tmp_path / "source.tif", tmp_path / "target.tif")
+    out = tmp_path / "out"
+    before = (out / "aligned.tif").read_bytes()
+    Image.fromarray((255 * grey[0]).astype(np.uint8)).save(tmp_path / "source.png")
+    run(tmp_path, tmp_path / "source.png", out / "aligned.tif", "--overwrite")
+    assert (out / "aligned.tif").read_bytes() == before
+    assert (out / "aligned.png").exists()
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_blank_image_is_an_error_and_not_a_perfect_score(grey, tmp_path, capsys, side):
     Image.fromarray((255 * grey[0]).astype(np.uint8)).save(tmp_path / "a.png")

@@ -4,9 +4,10 @@ import json
 import os
 
 import pytest
+import torch
 from camera import photo
 
-from lms_geometry import cli
+from lms_geometry import Transform, cli
 from lms_geometry.cli.console import printable
 from lms_geometry.cli.inputs import InputError
 from lms_geometry.cli.results import Results
@@ -97,8 +98,8 @@ def test_a_folder_or_a_file_in_the_way_is_named(folder, capsys):
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
+    Results(tmp_path, [], overwrite=False).write_text("a.txt", "old")
     results = Results(tmp_path, [], overwrite=True)
-    results.write_text("a.txt", "old")
 
     def write_half():
         with results.open("a.txt") as file:
@@ -113,6 +114,36 @@ def test_a_file_is_there_once_it_is_whole(tmp_path):
         results.check("../a.txt")
     results.write_json("a.json", {"score": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"score": None}
+
+
+def test_a_run_does_not_replace_its_own_results(folder, capsys):
+    (folder / "more").mkdir()
+    for name in ("photos/x.png", "more/x.png", "photos/y.png", "photos/y.bmp"):
+        photo().save(folder / name)
+    Transform(torch.eye(3)[None]).save(folder / "found.json")
+    images = [
+        str(folder / name) for name in ("photos/x.png", "more/x.png", "photos/y.png", "photos/y.bmp", "more/x.png")
+    ]
+    out = folder / "out"
+    for _ in range(2):  # an older result is replaced
+        assert cli.main(["apply", str(folder / "found.json"), *images, "--out", str(out), "--overwrite"]) == 1
+        printed = capsys.readouterr().out
+        for name in ("x.png", "y.png"):
+            way_out = "rename one of its inputs, or choose another --out for it"
+            assert f"FAILED: {out / name} is a result of this run already: {way_out}" in printed
+            assert f"{folder / 'photos' / name} -> {out / name}" in printed
+        assert printed.count("FAILED") == 3
+
+
+def test_a_result_is_the_same_by_all_its_names(tmp_path):
+    results = Results(tmp_path, [], overwrite=True)
+    results.write_text("a/b.txt", "first")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for name in ("a/b.txt", "./a/b.txt", "a/../a/b.txt", "link/b.txt"):
+        with pytest.raises(InputError, match="is a result of this run already"):
+            results.write_text(name, "second")
+    results.remove("a/b.txt")
+    assert (tmp_path / "a" / "b.txt").read_text() == "first"
 
 
 def test_names_reach_the_terminal_without_escape_sequences(folder, capsys):

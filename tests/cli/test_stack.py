@@ -11,6 +11,7 @@ from skimage.transform import EuclideanTransform, SimilarityTransform
 
 from lms_geometry import Transform, cli
 from lms_geometry.cli.drift import smooth_matrices
+from lms_geometry.cli.frames import aligned_stems
 
 QUICK = ["--motion", "translation", "--max-size", "96", "--steps", "30", "--batch", "4"]
 
@@ -88,6 +89,34 @@ def test_a_folder_of_frames_is_taken_in_the_order_of_its_numbers(drift, tmp_path
     assert "frame5.png is empty or not an image" in printed
     assert "frame6.png is 9 x 7, 1 channels, uint8, and" in printed
     assert "left out, no images by their names: log.txt" in printed
+
+
+def test_frames_of_an_older_run_are_removed_and_other_files_are_not(drift, tmp_path):
+    folder, aligned = tmp_path / "frames", tmp_path / "out" / "aligned"
+    folder.mkdir()
+    for number, frame in enumerate(drift[0][:4]):
+        Image.fromarray((255 * frame).astype(np.uint8)).save(folder / f"{number}.png")
+    tifffile.imwrite(folder / "3.tif", (255 * drift[0][3]).astype(np.uint8))
+    run(tmp_path, folder)
+    names = ["0.png", "1.png", "2.png", "3.png.png", "3.tif.tif"]
+    assert sorted(path.name for path in aligned.iterdir()) == names
+    (aligned / "9.png").write_text("mine")
+    for name in ("2.png", "3.tif"):
+        (folder / name).unlink()
+    run(tmp_path, folder, "--overwrite")
+    assert sorted(path.name for path in aligned.iterdir()) == ["0.png", "1.png", "3.png", "9.png"]
+    registration = tmp_path / "out" / "registration.json"
+    for foreign in (["aligned/9.png"], [["aligned/"], {}], ["aligned/"]):
+        registration.write_text(json.dumps({"files": foreign, "frames": [{"frame": 9}]}))
+        run(tmp_path, folder, "--overwrite")
+    for foreign in ("[]", "{"):
+        registration.write_text(foreign)
+        run(tmp_path, folder, "--overwrite")
+    assert sorted(path.name for path in aligned.iterdir()) == ["0.png", "1.png", "3.png", "9.png"]
+
+
+def test_frames_whose_names_differ_by_the_ending_have_files_of_their_own():
+    assert aligned_stems(["a.png", "b.jpg", "b.png", "a.png.tif"]) == ["a", "b.jpg", "b.png", "a.png.tif"]
 
 
 def test_a_blank_frame_is_told_and_stays_where_the_one_before_is(stack, tmp_path):
