@@ -21,7 +21,7 @@ import torch
 from benchmarks.classification.samplers import SAMPLERS
 from benchmarks.commands import parser
 from benchmarks.figures import save_beside
-from benchmarks.hunt.figures import INCHES, draw, shown_scenes
+from benchmarks.hunt.figures import draw, inches, shown_scenes
 from benchmarks.hunt.network import Hunter
 from benchmarks.hunt.scenes import Material, load, pixels, sides_at
 from benchmarks.hunt.train import TESTED, Score, Training, test, train
@@ -72,7 +72,7 @@ def main() -> None:
     shown = [job for job in jobs if job["grain"] == grain and job["seed"] == options.seeds[0]]
     figure = save_beside(
         options.json,
-        INCHES,
+        inches(len(shown)),
         f"Four scenes with grain of {grain:g} and a sign each, with the squares that networks looked at, one for each "
         "sampler, and what they saw there.",
         partial(
