@@ -1,6 +1,8 @@
-"""A scene to register, motions of it, and the error of a matrix that was found."""
+"""Images to register, motions of them, and the error of a matrix that was found."""
 
+import numpy as np
 import torch
+from skimage import data
 
 from lms_geometry.registration import metrics
 
@@ -16,6 +18,13 @@ def draw_scene(size, seed=0):
         blob = (-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2)).exp()
         image = torch.maximum(image, torch.rand(1, 3, 1, 1, generator=generator) * blob)
     return image
+
+
+def overlapping_crops():
+    """Two crops of a photo, 140 x 150, large enough to be finished on tiles, and the matrix between them, ``(3, 3)``."""
+    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
+    truth = torch.tensor([[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]])
+    return scene[..., :140, :150], scene[..., 7:147, 12:162], truth
 
 
 def about_centre(linear, shift, size, dsize):

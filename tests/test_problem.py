@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from kornia.geometry import warp_perspective
-from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene
-from skimage import data
+from scenes import DSIZE, MOTIONS, SIZE, about_centre, corner_error, draw_scene, overlapping_crops
 
 from lms_geometry import Adam, GaussNewton, register
 
@@ -45,10 +43,7 @@ def test_a_target_mask_between_0_and_1_weighs_pixels_and_leaves_their_values(mas
 
 
 def test_only_the_ratios_of_the_targets_weights_matter():
-    """The images are large enough to be finished on tiles."""
-    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
-    truth = torch.tensor([[[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]]])
-    source, target = scene[..., :140, :150], scene[..., 7:147, 12:162]
+    source, target, truth = overlapping_crops()
     weight = torch.linspace(0.5, 1, 150).expand(1, 1, 140, 150)
     found = [register(source, target, "affine", overlap_only=True, target_mask=w * weight) for w in (1.0, 0.25)]
     assert (found[0].matrix - truth).abs().max() < 0.1
@@ -56,9 +51,7 @@ def test_only_the_ratios_of_the_targets_weights_matter():
 
 
 def test_parts_of_little_weight_do_not_stop_the_finish():
-    scene = torch.from_numpy(data.camera()[100:250, 150:320] / np.float32(255))[None, None]
-    truth = torch.tensor([[[1.0, 0.0, -12.0], [0.0, 1.0, -7.0], [0.0, 0.0, 1.0]]])
-    source, target = scene[..., :140, :150], scene[..., 7:147, 12:162]
+    source, target, truth = overlapping_crops()
     weight = torch.full((1, 1, 140, 150), 0.1)
     weight[..., 70, 75] = 1.0
     found = register(source, target, "affine", overlap_only=True, target_mask=weight)

@@ -4,8 +4,8 @@
 
 In each row all samplers are taken after as many steps as the shortest training among them has; where those that read
 best, ``LEADING``, were trained for longer, they have one more row. A network is taken at the weights with the lowest
-validation error until then. Of the paddings, and of the blurs, that a sampler was trained
-with, the one with the lowest mean validation error stands in the table.
+validation error until then. Of the paddings, and of the blurs, that a sampler was trained with, the one with the lowest
+mean validation error stands in the table.
 """
 
 import json
@@ -77,10 +77,10 @@ def main() -> None:
         "Table 1 at equal steps",
         "Test error on GTSRB in %, mean and standard deviation over seeds, of networks of the size `small`; the number "
         "of seeds stands behind it where it is not 3. All samplers of a row have as many steps; an empty cell was not "
-        "trained that long. Each has the padding "
-        "(zeros or border), and the blur, with the lower validation error. *p*: how probable a difference from the "
-        "default as large as this one were if there were none, by Welch's t-test. Paper: its own errors of bilinear, "
-        "multi-scale and linearized sampling, of larger networks after up to 300,000 steps and another split.",
+        "trained that long. Each has the padding (zeros or border), and the blur, with the lower validation error. "
+        "*p*: how probable a difference from the default as large as this one were if there were none, by Welch's "
+        "t-test. Paper: its own errors of bilinear, multi-scale and linearized sampling, of larger networks after up "
+        "to 300,000 steps and another split.",
         ["", "steps", *SAMPLERS, "paper"],
         rows,
         raw,

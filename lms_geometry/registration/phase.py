@@ -6,6 +6,7 @@ a spectrum cannot tell. All shifts of each are compared at once, by Fourier tran
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def best_shift(warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tens
         The shift (x, y) in pixels such that ``warped[p + shift]`` looks like ``target[p]``, ``(B, 2)``, and how well it
         does, ``(B)``.
     """
-    surface = shift_correlation(warped, valid, target, target_valid)
+    (surface,) = shift_correlation(warped, valid, target, target_valid)
     height, width = surface.shape[-2:]
     best = surface.flatten(1).max(1)
     y, x = best.indices // width, best.indices % width
@@ -80,12 +81,18 @@ def best_shift(warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tens
 
 
 def shift_correlation(
-    warped: Tensor, valid: Tensor, target: Tensor, target_valid: Tensor, doubled: bool = False
+    warped: Tensor,
+    valid: Tensor,
+    target: Tensor,
+    target_valid: Tensor,
+    doubled: bool = False,
+    signs: Sequence[int] = (1,),
 ) -> Tensor:
-    """The correlation of gradient vectors at every shift, less what small overlaps have by chance, ``(B, H, W)``.
+    """The correlation of gradient vectors at every shift, less what small overlaps have by chance.
 
     The shift is the index, or the index less the size. Shifts that leave too little overlap have -1. With ``doubled``
-    the gradients' angles are doubled, for images whose contrasts may be reversed.
+    the gradients' angles are doubled, for images whose contrasts may be reversed. The result is ``(S, B, H, W)``, for
+    warped images that are multiplied by each of the signs.
     """
     height, width = target.shape[-2:]
     size = 2 * height, 2 * width
@@ -102,7 +109,8 @@ def shift_correlation(
     energy = at_shifts(energies[0], spectra[1]).clamp_min(0) * at_shifts(spectra[0], energies[1]).clamp_min(0)
     share = at_shifts(*spectra) / masks[1].sum((1, 2)).clamp_min(1)[:, None, None]
     least = 1e-6 * energy.amax((1, 2), keepdim=True) + torch.finfo(energy.dtype).tiny
-    correlation = product / (energy + least).sqrt() - _CHANCE / share.clamp_min(1e-3).sqrt()
+    similarity, chance = product / (energy + least).sqrt(), _CHANCE / share.clamp_min(1e-3).sqrt()
+    correlation = torch.stack([sign * similarity - chance for sign in signs])
     return torch.where(share > _LEAST_OVERLAP, correlation, -1.0)
 
 

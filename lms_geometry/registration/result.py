@@ -10,9 +10,10 @@ from kornia.geometry.transform import warp_perspective
 from torch import Tensor
 
 from lms_geometry.checks import check_same_batch, check_tensor
+from lms_geometry.projection import pixel_normalisation
 from lms_geometry.registration import plotting
 from lms_geometry.registration.metrics import corner_error
-from lms_geometry.registration.problem import Problem, normalisation
+from lms_geometry.registration.problem import Problem
 from lms_geometry.registration.search import Found
 from lms_geometry.registration.transforms import CONVENTION, Transform, is_tfm
 from lms_geometry.registration.verdict import judge
@@ -174,7 +175,8 @@ class Registration:
 def make_registration(source: Tensor, target: Tensor, problem: Problem, found: Found) -> Registration:
     """The result for images as they were given: matrices in pixels, the score, and the verdict."""
     dsize = target.shape[-2], target.shape[-1]
-    normalise_source, normalise_target = normalisation(source.to(found.path)), normalisation(target.to(found.path))
+    size = source.shape[-2], source.shape[-1]
+    normalise_source, normalise_target = (pixel_normalisation(n, False, like=found.path) for n in (size, dsize))
     from_target = normalise_source.inverse() @ found.path @ normalise_target
     to_target = torch.linalg.inv_ex(from_target).inverse  # an error would end the batch for one image that diverged
     to_target = to_target / to_target[..., 2:, 2:]

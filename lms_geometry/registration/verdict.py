@@ -65,8 +65,8 @@ def _shifted_alike(problem: Problem, matrix: Tensor) -> Tensor:
     grey, target = (image.mean(1, keepdim=True) for image in (warped, problem.target))
     structure = problem.loss == "structure"
     # A gain that is fitted may be negative: then the negative of the source is what matches.
-    sources = (grey, -grey) if problem.fit_gain_bias and not structure else (grey,)
-    surface = torch.stack([shift_correlation(s, valid, target, problem.target_mask, structure) for s in sources])
+    signs = (1, -1) if problem.fit_gain_bias and not structure else (1,)
+    surface = shift_correlation(grey, valid, target, problem.target_mask, structure, signs)
     height, width = surface.shape[-2:]
     y, x = (
         torch.minimum(index, n - index) for n in (height, width) for index in [torch.arange(n, device=surface.device)]

@@ -110,6 +110,18 @@ class Proxy:
         setattr(self.inner, name, value)
 
 
+def check_that_the_last_is_removed_first(owner):
+    original = owner.sample
+    first = replace(owner, "sample", lambda image: 3 * image)
+    second = replace(owner, "sample", double)
+    named = "warp" if isinstance(owner, types.ModuleType) else type(owner).__name__
+    with pytest.raises(RuntimeError, match=rf"{named}\.sample was replaced again since"):
+        first.remove()
+    second.remove()
+    first.remove()
+    assert owner.sample is original
+
+
 @pytest.mark.parametrize("make", [Slotted, Stored, lambda: Proxy(types.SimpleNamespace())])
 def test_what_is_held_elsewhere_than_in_the_dictionary_is_put_back(warp, make):
     owner, original = make(), warp.sample
@@ -117,13 +129,7 @@ def test_what_is_held_elsewhere_than_in_the_dictionary_is_put_back(warp, make):
     with replace(owner, "sample", double):
         assert owner.sample(3) == 6
     assert owner.sample is original
-    first = replace(owner, "sample", lambda image: 3 * image)
-    second = replace(owner, "sample", double)
-    with pytest.raises(RuntimeError, match=r"\.sample was replaced again since"):
-        first.remove()
-    second.remove()
-    first.remove()
-    assert owner.sample is original
+    check_that_the_last_is_removed_first(owner)
 
 
 def test_what_does_not_give_back_what_it_was_given_is_refused(warp):
@@ -147,14 +153,7 @@ def test_several_are_replaced_all_or_none(warp):
 
 
 def test_replacements_of_one_name_are_removed_last_first(warp):
-    original = warp.sample
-    first = replace(warp, "sample", lambda image: 2 * image)
-    second = replace(warp, "sample", double)
-    with pytest.raises(RuntimeError, match=r"warp\.sample was replaced again since"):
-        first.remove()
-    second.remove()
-    first.remove()
-    assert warp.sample is original
+    check_that_the_last_is_removed_first(warp)
 
 
 def test_a_name_bound_elsewhere_is_told(warp, monkeypatch):
