@@ -108,6 +108,10 @@ def suffixes() -> frozenset[str]:
     return photo_suffixes() | TIFF_SUFFIXES
 
 
+# All that `suffix_for` returns.
+WRITTEN_SUFFIXES = (".png", ".tif", ".ome.tif")
+
+
 def suffix_for(picture: Picture, count: int = 1) -> str:
     """How the name ends of the file that holds such pictures as they are: PNG if it can, or TIFF."""
     if picture.layout.kind == "ome":

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from lms_geometry.cli.frames import aligned_stems
+from lms_geometry.cli.images import WRITTEN_SUFFIXES
 
-_SUFFIXES = (".png", ".tif", ".ome.tif")
-_FILES = {*(f"aligned{suffix}" for suffix in _SUFFIXES), "overlay.png", "checkerboard.png", "transform.tfm"}
+_FILES = {*(f"aligned{suffix}" for suffix in WRITTEN_SUFFIXES), "overlay.png", "checkerboard.png", "transform.tfm"}
 
 
 def older_files(folder: Path) -> list[str]:
@@ -17,4 +17,4 @@ def older_files(folder: Path) -> list[str]:
         frames = [Path(row["frame"]).name for row in older["frames"]] if "aligned/" in older["files"] else []
     except (OSError, ValueError, LookupError, TypeError):  # it is missing, or of another program
         return []
-    return files + [f"aligned/{stem}{suffix}" for stem in aligned_stems(frames) for suffix in _SUFFIXES]
+    return files + [f"aligned/{stem}{suffix}" for stem in aligned_stems(frames) for suffix in WRITTEN_SUFFIXES]
