@@ -50,15 +50,16 @@ def test_the_correlation_at_every_shift_is_that_of_the_shifted_images():
     generator = torch.Generator().manual_seed(1)
     first, second = (torch.rand(1, 1, 11, 13, generator=generator) for _ in range(2))
     whole = torch.ones_like(first)
-    found = shift_correlation(first, whole, second, whole)[0]
+    found, negative = shift_correlation(first, whole, second, whole, signs=(1, -1))[:, 0]
     fields = [vector_field(image)[0].numpy() for image in (first, second)]
     for dy, dx in ((0, 0), (2, -3), (-4, 1)):
         rows, columns = slice(max(0, -dy), 11 - max(0, dy)), slice(max(0, -dx), 13 - max(0, dx))
         a = fields[0][:, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
         b = fields[1][:, rows, columns]
         share = b[0].size / (11 * 13)
-        expected = (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()) - 0.05 / np.sqrt(share)
-        assert found[dy % 22, dx % 26].item() == pytest.approx(expected, abs=1e-3)
+        similarity, chance = (a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()), 0.05 / np.sqrt(share)
+        assert found[dy % 22, dx % 26].item() == pytest.approx(similarity - chance, abs=1e-3)
+        assert negative[dy % 22, dx % 26].item() == pytest.approx(-similarity - chance, abs=1e-3)
 
 
 def _two_valued(inside):
